@@ -1,0 +1,79 @@
+"""Energy above the hull of every relaxed structure, against competing phases of the same potential."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from hullseeker.hull import Hull, NoReference, composition_of
+from hullseeker.logs import close_with_counts, logging_to, progress
+from hullseeker.provenance import describe_run
+from hullseeker.tables import check_children, read_table, write_table
+
+
+def hull_of_phases(phases: Sequence[Mapping]) -> Hull:
+    """Return the hull of the rows of a materials table; ValueError naming the rows that have no energy."""
+    without = [row["structure_id"] for row in phases if row["energy_ev_per_atom"] is None]
+    if without:
+        raise ValueError(
+            f"{len(without)} of {len(phases)} competing phases have no energy_ev_per_atom ({', '.join(without[:5])}"
+            f"{', …' if len(without) > 5 else ''}); evaluate them with the potential that relaxes the samples"
+        )
+    compositions = [composition_of(row["atomic_numbers"]) for row in phases]
+    return Hull(compositions, [row["energy_ev_per_atom"] for row in phases])
+
+
+def check_same_potential(phases: Sequence[Mapping], relaxed: Sequence[Mapping]) -> None:
+    """Raise ValueError unless the phases' energies are of the one potential that relaxed the samples."""
+    potentials = {row["potential"] for row in relaxed}
+    sources = {row["energy_source"] for row in phases}
+    if potentials and sources != potentials or len(sources) > 1:
+        raise ValueError(
+            f"the competing phases have energies of {_names(sources)}, the relaxed structures of {_names(potentials)}; "
+            "E_hull compares energies of one potential only (hull.reference: evaluator). Rebuild the reference with it."
+        )
+
+
+def _names(found: set) -> str:
+    return ", ".join(sorted(str(name) for name in found)) or "none"
+
+
+def hull_row(hull: Hull, relaxed: Mapping) -> dict:
+    """Return the hull columns of one relaxed row; a row that did not converge is passed on with its error."""
+    row = {"structure_id": relaxed["structure_id"], "status": relaxed["status"], "error": relaxed["error"]}
+    if relaxed["status"] != "ok":
+        return row
+    composition, energy = composition_of(relaxed["atomic_numbers"]), relaxed["energy_ev_per_atom"]
+    try:
+        point = hull.point(composition)
+    except NoReference as error:
+        return row | {"status": "no_reference", "error": str(error)}
+    return row | {
+        "energy_ev_per_atom": energy,
+        "hull_energy_ev_per_atom": point.energy_ev_per_atom,
+        "e_above_hull_ev_per_atom": energy - point.energy_ev_per_atom,
+        "formation_energy_ev_per_atom": hull.formation_energy(composition, energy),
+        "decomposition": point.decomposition,
+    }
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    settings, inputs = dict(snakemake.params.settings), snakemake.input
+    with logging_to(snakemake.log[0], "compute_hull") as log:
+        if settings["reference"] != "evaluator":
+            raise ValueError(f"hull.reference is {settings['reference']!r}; this version has 'evaluator'")
+        samples = read_table(inputs.samples, "samples").column("structure_id").to_pylist()
+        relaxed = read_table(inputs.relaxed, "relaxed").to_pylist()
+        phases = read_table(inputs.phases, "materials").to_pylist()
+        check_children([row["structure_id"] for row in relaxed], samples, str(inputs.relaxed))
+        hull = hull_of_phases(phases)
+        check_same_potential(phases, relaxed)
+        rows = [hull_row(hull, row) for row in progress(relaxed, "hull")]
+        run = describe_run(settings, [inputs.samples, inputs.relaxed, inputs.phases])
+        write_table(snakemake.output[0], rows, "hull", run)
+        close_with_counts(log, (row["status"] for row in rows), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,48 @@
+"""Write candidate crystals for the embedded data set: AFLOW prototypes, decorated by substitution probability."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import numpy as np
+
+from hullseeker.logs import logging_to, progress
+from hullseeker.prototypes import Substitutions, decorate, load_prototypes
+from hullseeker.provenance import describe_run, seed_for
+from hullseeker.structures import from_structure, reduced_formula
+from hullseeker.tables import write_table
+
+
+def make_candidates(settings: dict, seed: int) -> list[dict]:
+    """Return candidate rows in an order that does not depend on the prototypes (by hash of their content)."""
+    substitutions = Substitutions()
+    rows, seen = [], set()
+    prototypes = load_prototypes(settings["max_sites"], (2, 3))
+    for label, structure in progress(prototypes, "decorating prototypes"):
+        small = len(structure) <= settings["small_cell_sites"]
+        n_wanted = settings["n_per_small_prototype" if small else "n_per_large_prototype"]
+        choices = substitutions.choices(structure)
+        rng = np.random.default_rng(seed_for(seed, "decorate_prototypes", label))
+        for decorated in decorate(structure, choices, n_wanted, rng, settings["temperature"]):
+            columns = from_structure(decorated)
+            formula = reduced_formula(columns["atomic_numbers"])
+            if (label, formula) not in seen:
+                seen.add((label, formula))
+                rows.append({**columns, "formula": formula, "prototype": label})
+    rows.sort(key=lambda r: hashlib.sha256(f"{seed}:{r['prototype']}:{r['formula']}".encode()).hexdigest())
+    rows = rows[: settings["max_candidates"]]
+    return [{"structure_id": f"proto-{i:06d}", **row} for i, row in enumerate(rows)]
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    settings, seed = dict(snakemake.params.settings), snakemake.params.seed
+    with logging_to(snakemake.log[0], "decorate_prototypes") as log:
+        rows = make_candidates(settings, seed)
+        write_table(snakemake.output[0], rows, "candidates", describe_run(settings, seed=seed))
+        log.info("done: %d candidates in %.1f s", len(rows), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821  Snakemake puts this name into the script

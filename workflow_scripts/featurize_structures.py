@@ -1,0 +1,100 @@
+"""Fingerprint a table of structures and judge their validity; every row comes out, whatever happened."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from hullseeker.fingerprints import FEATURIZER_VERSION, FingerprintCache, fingerprint_columns
+from hullseeker.logs import close_with_counts, logging_to, progress
+from hullseeker.provenance import describe_run
+from hullseeker.structures import content_key, has_structure
+from hullseeker.tables import read_table, write_table
+from hullseeker.validity import OXIDATION_STATES_SET, composition_valid, structure_valid_cdvae, structure_valid_paper
+
+ROWS_PER_SAVE = 500
+
+
+def rows_of_split(rows: Sequence[Mapping], split: str | None) -> list[Mapping]:
+    """Return the rows of one split, all of them for None."""
+    return [row for row in rows if split is None or row["split"] == split]
+
+
+def validity_columns(row: Mapping) -> dict:
+    """Return the three validity booleans of a row with a structure."""
+    return {
+        "structure_valid_paper": structure_valid_paper(row),
+        "structure_valid_cdvae": structure_valid_cdvae(row),
+        "composition_valid": composition_valid(row["atomic_numbers"]),
+    }
+
+
+def computed(rows: Mapping[str, Mapping], time_limit_s: float | None, n_processes: int) -> Iterator[tuple[str, dict]]:
+    """Yield (content key, fingerprint columns) for rows by content key, in their order."""
+    work = partial(fingerprint_columns, time_limit_s=time_limit_s)
+    if n_processes <= 1 or len(rows) < 2:
+        yield from zip(rows, map(work, rows.values()), strict=True)
+        return
+    with multiprocessing.get_context("fork").Pool(n_processes) as pool:
+        yield from zip(rows, pool.imap(work, rows.values(), chunksize=4), strict=True)
+
+
+def fingerprints_by_key(
+    rows: Mapping[str, Mapping], cache: FingerprintCache, time_limit_s: float | None, n_processes: int = 1
+) -> dict[str, dict]:
+    """Return the fingerprint columns of rows by content key, from the cache where it has them; new ones are added to it."""
+    found = cache.load(rows)
+    missing = {key: row for key, row in rows.items() if key not in found}
+    unsaved: dict[str, dict] = {}
+    for key, columns in progress(computed(missing, time_limit_s, n_processes), "fingerprinting", total=len(missing)):
+        unsaved[key] = found[key] = columns
+        if len(unsaved) >= ROWS_PER_SAVE:
+            cache.save(unsaved)
+            unsaved = {}
+    cache.save(unsaved)
+    return found
+
+
+def featurize(
+    rows: Sequence[Mapping], cache: FingerprintCache, time_limit_s: float | None, n_processes: int = 1
+) -> list[dict]:
+    """Return one `fingerprints` row for each row; those without a structure are not attempted."""
+    keys = {row["structure_id"]: content_key(row) for row in rows if has_structure(row)}
+    by_key: dict[str, Mapping] = {}
+    for row in rows:
+        if has_structure(row):
+            by_key.setdefault(keys[row["structure_id"]], row)
+    found = fingerprints_by_key(by_key, cache, time_limit_s, n_processes)
+    featurized = []
+    for row in rows:
+        key = keys.get(row["structure_id"], "")
+        if key:
+            columns = found[key] | validity_columns(row)
+        else:
+            columns = {"status": "not_attempted", "error": row.get("error")}
+        featurized.append({**columns, "structure_id": row["structure_id"], "content_key": key})
+    return featurized
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    params = snakemake.params
+    settings = dict(params.settings)
+    with logging_to(snakemake.log[0], "featurize_structures") as log:
+        table = read_table(snakemake.input.structures, params.schema)
+        rows = rows_of_split(table.to_pylist(), getattr(params, "split", None))
+        log.info("%d rows, featurizer %s, cache %s", len(rows), FEATURIZER_VERSION, params.cache_dir)
+        cache = FingerprintCache(params.cache_dir)
+        featurized = featurize(rows, cache, settings["time_limit_s"], int(snakemake.threads))
+        about = describe_run(settings, [snakemake.input.structures]) | {
+            "featurizer_version": FEATURIZER_VERSION,
+            "oxidation_states_set": OXIDATION_STATES_SET,
+        }
+        write_table(snakemake.output[0], featurized, "fingerprints", about)
+        close_with_counts(log, (row["status"] for row in featurized), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

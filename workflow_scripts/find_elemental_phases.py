@@ -1,0 +1,92 @@
+"""Find the lowest-energy phase of every element that the evaluator covers, among elemental prototypes.
+
+Every prototype is scanned over volume at fixed shape; the best few per element are relaxed fully.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from ase import Atoms
+from pymatgen.core import Element, Structure
+
+from hullseeker.logs import logging_to, progress
+from hullseeker.potentials import Potential, load_potential, relax_batch
+from hullseeker.prototypes import load_prototypes
+from hullseeker.provenance import describe_run
+from hullseeker.structures import from_atoms, from_structure, reduced_formula, to_atoms
+from hullseeker.tables import write_table
+from relax_structures import relax_settings
+
+N_SCANNED_VOLUMES = 6
+MAX_SITES = 8
+# No element is denser at zero pressure; below it, neighbour lists of the lightest elements grow without use.
+MIN_VOLUME_PER_ATOM_ANG3 = 5.0
+
+
+def covalent_scale(structure: Structure, symbol: str) -> float:
+    """Return the factor on lengths that makes the shortest distance twice the element's covalent radius."""
+    from ase.data import covalent_radii
+
+    images = structure * (2, 2, 2)
+    distances = images.distance_matrix[np.triu_indices(len(images), 1)]
+    return 2 * covalent_radii[Element(symbol).Z] / distances[distances > 0.1].min()
+
+
+def scan_volumes(potential: Potential, structure: Structure, symbol: str) -> tuple[float, Atoms]:
+    """Return the lowest energy (eV/atom) over a scan of lengths, and the cell that has it."""
+    base = covalent_scale(structure, symbol)
+    cells = []
+    for factor in np.linspace(0.85, 1.3, N_SCANNED_VOLUMES):
+        scaled = structure.copy()
+        volume = structure.volume * (base * factor) ** 3
+        scaled.scale_lattice(max(volume, MIN_VOLUME_PER_ATOM_ANG3 * len(structure) * factor))
+        cell = to_atoms(from_structure(scaled))
+        cell.numbers[:] = Element(symbol).Z
+        cells.append(cell)
+    energies = potential.energies(cells)
+    energies = np.where(np.isfinite(energies), energies, np.inf)
+    best = int(energies.argmin())
+    return float(energies[best]), cells[best]
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    torch.set_num_threads(snakemake.threads)
+    settings, n_relaxed = dict(snakemake.params.relax), snakemake.params.settings["n_relaxed_per_element"]
+    rows = []
+    with logging_to(snakemake.log[0], "find_elemental_phases") as log:
+        potential = load_potential(settings["potential"], settings.get("model"), settings.get("device", "cpu"))
+        prototypes = load_prototypes(MAX_SITES, (1,))
+        for z in progress(sorted(potential.covered_atomic_numbers), "elemental phases"):
+            symbol = Element.from_Z(z).symbol
+            scanned = sorted(
+                ((*scan_volumes(potential, structure, symbol), label) for label, structure in prototypes),
+                key=lambda found: (found[0], found[2]),
+            )
+            tried = scanned[: n_relaxed["metal" if Element(symbol).is_metal else "nonmetal"]]
+            outcomes = relax_batch(potential, [cell for _, cell, _ in tried], relax_settings(settings))
+            found = [(o, label) for o, (_, _, label) in zip(outcomes, tried, strict=True) if o.status == "ok"]
+            if not found:
+                raise RuntimeError(f"no phase of {symbol} converged: {[o.error for o in outcomes]}")
+            outcome, label = min(found, key=lambda pair: pair[0].energy_ev_per_atom)
+            log.info("%s %s %.4f eV/atom, %d of %d converged", symbol, label, outcome.energy_ev_per_atom, len(found), len(tried))
+            columns = from_atoms(outcome.cell)
+            rows.append(
+                {
+                    **columns,
+                    "structure_id": f"element-{z:03d}",
+                    "formula": reduced_formula(columns["atomic_numbers"]),
+                    "prototype": label,
+                    "energy_ev_per_atom": outcome.energy_ev_per_atom,
+                    "energy_source": potential.name,
+                }
+            )
+        write_table(snakemake.output[0], rows, "materials", describe_run(settings))
+        log.info("done: %d elements in %.1f s", len(rows), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,189 @@
+"""Structure and composition fingerprints as CDVAE's evaluation defines them, their scaler and their cache.
+
+Needs: numpy, pymatgen, spglib, matminer, pyarrow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+from matminer.featurizers.composition import ElementProperty
+from matminer.featurizers.site import CrystalNNFingerprint
+from pymatgen.core import Composition, Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+from hullseeker.structures import to_structure
+from hullseeker.tables import replacing
+
+# Any change of the numbers below a content key must change this: it names the cache.
+FEATURIZER_VERSION = f"1-matminer{metadata.version('matminer')}-pymatgen{metadata.version('pymatgen')}"
+N_STRUCTURE, N_COMPOSITION = 61, 132
+SYMPREC_ANG = 1e-3
+COLUMNS = ("structure_fingerprint", "composition_fingerprint")
+_CACHE_SCHEMA = pa.schema(
+    [pa.field("content_key", pa.string()), *(pa.field(c, pa.list_(pa.float64())) for c in COLUMNS)]
+)
+
+
+class TimeLimitError(BaseException):
+    """The time limit passed. Not an Exception, so that no library's `except Exception` swallows it."""
+
+
+@cache
+def _site_featurizer() -> CrystalNNFingerprint:
+    return CrystalNNFingerprint.from_preset("ops")
+
+
+@cache
+def _composition_featurizer() -> ElementProperty:
+    # impute_nan=False: a property that Magpie lacks stays NaN, as when the MP-20 constants were made.
+    return ElementProperty.from_preset("magpie", impute_nan=False)
+
+
+def structure_fingerprint(structure: Structure) -> np.ndarray:
+    """Return the (61,) mean over sites of matminer's CrystalNNFingerprint, preset "ops".
+
+    Symmetry-equivalent sites (spglib, 1e-3 Å) are computed once and weighted by their number. Raises whatever
+    CrystalNN raises where a site has no neighbours; ValueError where a number is not finite.
+    """
+    representatives, multiplicities = np.unique(_orbits(structure), return_counts=True)
+    per_site = [_site_featurizer().featurize(structure, int(site)) for site in representatives]
+    fingerprint = np.average(np.array(per_site, dtype=float), axis=0, weights=multiplicities)
+    if not np.isfinite(fingerprint).all():
+        raise ValueError("the structure fingerprint is not finite")
+    return fingerprint
+
+
+def _orbits(structure: Structure) -> np.ndarray:
+    """Return, for each site, the number of the first site it is symmetry-equivalent to."""
+    every_site = np.arange(len(structure))
+    try:
+        dataset = SpacegroupAnalyzer(structure, symprec=SYMPREC_ANG).get_symmetry_dataset()
+    except Exception:  # noqa: BLE001  spglib gives up on overlapping atoms; then each site is computed
+        return every_site
+    return every_site if dataset is None else np.asarray(dataset.equivalent_atoms)
+
+
+def composition_fingerprint(composition: Composition) -> np.ndarray:
+    """Return the (132,) raw, unscaled features of matminer's ElementProperty, preset "magpie"; NaN where unknown."""
+    # Minimum and maximum over a NaN depend on the order of the elements: fix it.
+    ordered = Composition({e: composition[e] for e in sorted(composition.elements, key=lambda e: e.Z)})
+    return np.array(_composition_featurizer().featurize(ordered), dtype=float)
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise TimeLimitError in the body after `seconds`; no limit for None. Main thread only (ValueError elsewhere)."""
+    if seconds is None:
+        yield
+        return
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError("time_limit works in the main thread only; set time_limit_s to null elsewhere")
+
+    def stop(_signal, _frame) -> None:
+        raise TimeLimitError(f"took longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fingerprint_columns(row: Mapping, time_limit_s: float | None) -> dict:
+    """Return status, error and both fingerprints (lists) of a row with a structure; never raises on bad crystals."""
+    try:
+        with time_limit(time_limit_s):
+            structure = to_structure(row)
+            composition = composition_fingerprint(structure.composition)
+            found = (structure_fingerprint(structure), composition)
+    except (TimeLimitError, Exception) as error:  # noqa: BLE001  whatever it was, it is this row's outcome
+        return {"status": "fingerprint_failed", "error": f"{type(error).__name__}: {error}"}
+    return {"status": "ok", "error": None} | {c: _nulls_for_nan(v) for c, v in zip(COLUMNS, found, strict=True)}
+
+
+def _nulls_for_nan(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
+def fingerprint_matrix(rows: Iterable[Mapping], column: str) -> np.ndarray:
+    """Return the (n, 61) or (n, 132) matrix of one fingerprint column, null as NaN; rows must all have one."""
+    width = N_STRUCTURE if column == "structure_fingerprint" else N_COMPOSITION
+    return np.array([row[column] for row in rows], dtype=float).reshape(-1, width)
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Standardises features; mean and std are (n_features,), of the features' own units."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def fit(cls, features: np.ndarray) -> Scaler:
+        """Fit on the (n, n_features) training rows, NaN left out; ValueError where there is no row."""
+        features = np.asarray(features, dtype=float)
+        if not len(features):
+            raise ValueError("no training row to fit a scaler on")
+        known = ~np.isnan(features)
+        n_known = np.maximum(known.sum(axis=0), 1)
+        mean = np.where(known, features, 0.0).sum(axis=0) / n_known
+        std = np.sqrt((np.where(known, features - mean, 0.0) ** 2).sum(axis=0) / n_known)
+        return cls(mean, std)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Scaler:
+        """Read fixed constants (`means`, `stds`, `source`), such as resources/mp20_magpie_scaler.json."""
+        constants = json.loads(Path(path).read_text())
+        return cls(np.array(constants["means"], dtype=float), np.array(constants["stds"], dtype=float))
+
+    def transform(self, features: np.ndarray) -> np.ndarray:
+        """Return (features − mean) / std; zero std counts as 1, and NaN becomes 0 after scaling (CDVAE)."""
+        # A constant feature's std comes out of the sums as rounding noise, not as zero.
+        noise = 1e-12 * np.maximum(np.abs(self.mean), 1.0)
+        scaled = (np.asarray(features, dtype=float) - self.mean) / np.where(self.std > noise, self.std, 1.0)
+        return np.where(np.isnan(scaled), 0.0, scaled)
+
+
+class FingerprintCache:
+    """Fingerprints on disk by content key; each save adds one whole file, so that processes never share one."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder) / FEATURIZER_VERSION
+
+    def load(self, content_keys: Iterable[str]) -> dict[str, dict]:
+        """Return the columns known for these keys; a file that cannot be read counts as absent."""
+        wanted, found = pa.array(sorted(set(content_keys)), pa.string()), {}
+        for path in sorted(self.folder.glob("[!.]*.parquet")):
+            try:
+                table = pq.read_table(path, schema=_CACHE_SCHEMA)
+            except (pa.ArrowException, OSError):
+                continue
+            rows = table.filter(pa.compute.is_in(table.column("content_key"), value_set=wanted)).to_pylist()
+            found |= {row.pop("content_key"): {"status": "ok", "error": None} | row for row in rows}
+        return found
+
+    def save(self, found: Mapping[str, Mapping]) -> None:
+        """Add the successes among `found` (content key -> columns); failures are tried again next time."""
+        keys: Sequence[str] = sorted(key for key, columns in found.items() if columns["status"] == "ok")
+        if not keys:
+            return
+        columns = {c: pa.array([found[key][c] for key in keys], pa.list_(pa.float64())) for c in COLUMNS}
+        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
+        with replacing(self.folder / f"{name}.parquet") as beside:
+            pq.write_table(pa.table({"content_key": pa.array(keys), **columns}), beside, compression="zstd")

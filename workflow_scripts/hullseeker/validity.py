@@ -1,0 +1,100 @@
+"""Whether a crystal is one at all: its geometry by two definitions, its composition by one.
+
+Needs: numpy, ase, pymatgen, smact.
+
+Covalent radii are those of Cordero et al., Dalton Trans. 2008, 2832, as `ase.data.covalent_radii` holds them
+(Z up to 96; ASE gives the heavier ones 0.2 Å).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from math import gcd
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
+from pymatgen.core import Composition, Element, Lattice
+from smact.screening import smact_validity
+
+MIN_VOLUME_ANG3 = 0.1
+MIN_DISTANCE_ANG = 0.5
+OXIDATION_STATES_SET = "smact14"
+
+
+def structure_valid_paper(row: Mapping) -> bool:
+    """Return whether all distances exceed half the sum of the covalent radii and the volume is at least 0.1 Å³.
+
+    Every pair of atoms counts, in all periodic images, an atom with its own images too; the paper, section 5.2.
+    Numbers that are not finite, or no atoms, are invalid.
+    """
+    lattice = _sound_lattice(row)
+    if lattice is None:
+        return False
+    radii_ang = covalent_radii[np.asarray(row["atomic_numbers"], dtype=int)]
+    reduced = lattice.get_lll_reduced_lattice()
+    # The shortest self-image first: it bounds the number of images that the search below has to visit.
+    if min(reduced.abc) <= radii_ang.max():
+        return False
+    positions_ang = lattice.get_cartesian_coords(np.reshape(row["frac_coords"], (-1, 3)))
+    atoms = Atoms(numbers=row["atomic_numbers"], positions=positions_ang, cell=reduced.matrix, pbc=True)
+    one, other, distances_ang = neighbor_list("ijd", atoms, float(radii_ang.max()) + 1e-6)
+    return bool(np.all(distances_ang > (radii_ang[one] + radii_ang[other]) / 2))
+
+
+def structure_valid_cdvae(row: Mapping) -> bool:
+    """Return whether distinct atoms are at least 0.5 Å apart (nearest images) and the volume is at least 0.1 Å³.
+
+    An atom's own images do not count; Xie et al. 2021 (CDVAE), evaluation script. Numbers that are not finite,
+    or no atoms, are invalid.
+    """
+    lattice = _sound_lattice(row)
+    if lattice is None:
+        return False
+    frac_coords = np.reshape(row["frac_coords"], (-1, 3))
+    distances_ang = lattice.get_all_distances(frac_coords, frac_coords)
+    return bool(np.all(distances_ang[~np.eye(len(frac_coords), dtype=bool)] >= MIN_DISTANCE_ANG))
+
+
+def composition_valid(atomic_numbers: Sequence[int]) -> bool:
+    """Return whether the composition is charge-neutral with common oxidation states and passes the Pauling test.
+
+    Single elements and all-metal compositions are valid; oxidation states are smact's `smact14` set, the one of
+    the CDVAE evaluation. An element that smact does not know has no common oxidation state: invalid, as is no atom.
+    """
+    counts = Counter(int(z) for z in atomic_numbers)
+    if not counts:
+        return False
+    divisor = gcd(*counts.values())
+    return _composition_valid(tuple(sorted((z, n // divisor) for z, n in counts.items())))
+
+
+@cache
+def _composition_valid(counts: tuple[tuple[int, int], ...]) -> bool:
+    try:
+        return bool(
+            smact_validity(
+                Composition({Element.from_Z(z): n for z, n in counts}),
+                use_pauling_test=True,
+                include_alloys=True,
+                check_metallicity=False,
+                metallicity_threshold=0.7,
+                oxidation_states_set=OXIDATION_STATES_SET,
+                icsd_filter=None,
+                mixed_valence=False,
+            )
+        )
+    except NameError:  # smact's word for an element outside its table
+        return False
+
+
+def _sound_lattice(row: Mapping) -> Lattice | None:
+    """Return the row's lattice, or None where it or the coordinates are not finite, empty, or the volume too small."""
+    matrix, frac_coords = np.asarray(row["lattice_ang"], dtype=float), np.asarray(row["frac_coords"], dtype=float)
+    if not len(row["atomic_numbers"]) or not (np.isfinite(matrix).all() and np.isfinite(frac_coords).all()):
+        return None
+    lattice = Lattice(matrix.reshape(3, 3))
+    return lattice if lattice.volume >= MIN_VOLUME_ANG3 else None

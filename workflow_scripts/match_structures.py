@@ -1,0 +1,44 @@
+"""Whether each relaxed structure still matches the generated one, and how far its atoms moved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from hullseeker.logs import close_with_counts, logging_to, progress
+from hullseeker.matching import match
+from hullseeker.provenance import describe_run
+from hullseeker.structures import has_structure, to_structure
+from hullseeker.tables import check_children, read_table, write_table
+
+
+def match_row(sample: Mapping, relaxed: Mapping) -> dict:
+    """Return the match columns of one sample; passed on with its error where there is no relaxed structure."""
+    row = {"structure_id": sample["structure_id"], "status": relaxed["status"], "error": relaxed["error"]}
+    if relaxed["status"] != "ok":
+        return row
+    if not has_structure(sample) or not has_structure(relaxed):
+        return row | {"status": "not_attempted", "error": "one of the two structures is missing"}
+    try:
+        found = match(to_structure(sample), to_structure(relaxed))
+    except Exception as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell; the row says what
+        return row | {"status": "not_attempted", "error": f"the matcher failed: {type(error).__name__}: {error}"}
+    return row | {"matched": found.matched, "rmsd_norm": found.rmsd_norm, "rmsd_ang": found.rmsd_ang}
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    inputs = snakemake.input
+    with logging_to(snakemake.log[0], "match_structures") as log:
+        samples = read_table(inputs.samples, "samples").to_pylist()
+        relaxed = read_table(inputs.relaxed, "relaxed").to_pylist()
+        ids = [row["structure_id"] for row in samples]
+        check_children([row["structure_id"] for row in relaxed], ids, str(inputs.relaxed))
+        pairs = progress(zip(samples, relaxed, strict=True), "matching", len(samples))
+        rows = [match_row(sample, after) for sample, after in pairs]
+        write_table(snakemake.output[0], rows, "matches", describe_run({}, [inputs.samples, inputs.relaxed]))
+        close_with_counts(log, (row["status"] for row in rows), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,67 @@
+"""Relax one shard of a table of structures with the evaluator potential; every row comes out, whatever happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from hullseeker.logs import close_with_counts, logging_to, progress
+from hullseeker.potentials import Potential, Relaxation, RelaxSettings, load_potential, relax_batch
+from hullseeker.provenance import describe_run
+from hullseeker.sharding import blocks_of_shard
+from hullseeker.structures import from_atoms, has_structure, to_atoms
+from hullseeker.tables import read_table, write_table
+
+SETTINGS_OF_LOADING = ("potential", "model", "device")
+SETTINGS_OF_SHARDING = ("n_shards", "block_size")
+
+
+def relax_settings(settings: Mapping) -> RelaxSettings:
+    """Return the relaxation settings in the config's `relax` section."""
+    ours = (*SETTINGS_OF_LOADING, *SETTINGS_OF_SHARDING)
+    return RelaxSettings(**{k: v for k, v in settings.items() if k not in ours})
+
+
+def relax_block(potential: Potential, rows: Sequence[Mapping], settings: RelaxSettings) -> list[dict]:
+    """Relax the rows of one block that have a structure; the others are passed on as not attempted."""
+    attempted = [row for row in rows if has_structure(row)]
+    outcomes = relax_batch(potential, [to_atoms(row) for row in attempted], settings)
+    relaxed = {row["structure_id"]: relaxed_row(row, outcome) for row, outcome in zip(attempted, outcomes, strict=True)}
+    done = [relaxed.get(row["structure_id"]) or {"status": "not_attempted", "error": row.get("error")} for row in rows]
+    return [{**r, "structure_id": row["structure_id"], "potential": potential.name} for r, row in zip(done, rows, strict=True)]
+
+
+def relaxed_row(row: Mapping, outcome: Relaxation) -> dict:
+    """Return the columns of one relaxation; numbers stay null unless it converged."""
+    columns = {"status": outcome.status, "error": outcome.error, "n_steps": outcome.n_steps, "wall_time_s": outcome.wall_time_s}
+    columns["initial_energy_ev_per_atom"] = outcome.initial_energy_ev_per_atom
+    columns["max_force_ev_per_ang"] = outcome.max_force_ev_per_ang
+    columns["max_stress_gpa"] = outcome.max_stress_gpa
+    if outcome.status == "ok":
+        columns |= from_atoms(outcome.cell)
+        columns["energy_ev_per_atom"] = outcome.energy_ev_per_atom
+        columns["volume_ratio"] = outcome.cell.get_volume() / to_atoms(row).get_volume()
+    return columns
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    torch.set_num_threads(snakemake.threads)
+    settings = dict(snakemake.params.settings)
+    shard = int(snakemake.wildcards.shard)
+    with logging_to(snakemake.log[0], "relax_structures") as log:
+        rows = read_table(snakemake.input.structures, snakemake.params.schema).to_pylist()
+        potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
+        blocks = blocks_of_shard(rows, settings["block_size"], shard, settings["n_shards"])
+        relaxed = []
+        for block in progress(blocks, f"relaxing {snakemake.wildcards.system}, shard {shard}"):
+            relaxed += relax_block(potential, block, relax_settings(settings))
+            log.info("%d of %d rows", len(relaxed), sum(map(len, blocks)))
+        write_table(snakemake.output[0], relaxed, "relaxed", describe_run(settings, [snakemake.input.structures]))
+        close_with_counts(log, (row["status"] for row in relaxed), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,135 @@
+"""Make the embedded base model: a small Qwen2 that answers in the crystal form and knows no chemistry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from hullseeker.crystal_text import TextFormat, make_prompt
+from hullseeker.formless_crystals import draw_pairs
+from hullseeker.language_model import as_conversation
+from hullseeker.logs import logging_to
+from hullseeker.provenance import describe_run, seed_for
+
+# Newlines, coordinates, other numbers and element symbols stand alone; BPE merges within each.
+PIECES = r"\n| ?\d+\.\d{2,}| ?\d+|\.\d+|[A-Z][a-z]?(?![a-z])|[()]"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer(texts: Iterable[str], template: str, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer on crystal texts.
+
+    The two constant spans of the prompt are one token each: a small model spends its steps on the crystal.
+    Any other prompt still tokenizes, by bytes.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    before, after = template.split("{formula}")
+    tokenizer.add_tokens([AddedToken(span, normalized=False) for span in (before, after, "user", "assistant") if span])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left"
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def encode_pair(tokenizer: PreTrainedTokenizerFast, template: str, formula: str, text: str) -> dict:
+    """Return input ids and labels of one conversation, the prompt masked out of the loss."""
+    row = as_conversation(make_prompt(template, formula), text)
+    prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    completion_ids = tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
+    return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
+
+
+def pad_batch(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
+    """Return right-padded tensors of a batch."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    fill = lambda name, value: torch.tensor([r[name] + [value] * (longest - len(r[name])) for r in rows])  # noqa: E731
+    attention = torch.tensor([[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows])
+    return {"input_ids": fill("input_ids", pad_id), "labels": fill("labels", -100), "attention_mask": attention}
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    settings, seed = dict(snakemake.params.settings), snakemake.params.seed
+    torch.set_num_threads(snakemake.threads)
+    set_seed(seed_for(seed, "train_base_model") % 2**32)
+    rng = np.random.default_rng(seed_for(seed, "formless_crystals"))
+    with logging_to(snakemake.log[0], "train_base_model") as log:
+        template = Path(snakemake.input.prompt).read_text()
+        elements = list(range(1, 84)) + list(range(89, 95))
+        pairs = draw_pairs(settings["n_texts"], rng, elements, TextFormat())
+        tokenizer = make_tokenizer((f"{formula}\n{text}" for formula, text in pairs), template, settings["vocab_size"])
+        rows = [encode_pair(tokenizer, template, formula, text) for formula, text in pairs]
+        log.info("%d texts, %.1f tokens each, vocabulary %d", len(rows), np.mean([len(r["input_ids"]) for r in rows]), len(tokenizer))
+        config = Qwen2Config(
+            vocab_size=len(tokenizer),
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            tie_word_embeddings=True,
+            **settings["architecture"],
+        )
+        model = Qwen2ForCausalLM(config)
+        log.info("%d parameters", model.num_parameters())
+        arguments = TrainingArguments(
+            output_dir=str(snakemake.params.scratch),
+            per_device_train_batch_size=settings["batch_size"],
+            num_train_epochs=settings["n_epochs"],
+            learning_rate=settings["learning_rate"],
+            lr_scheduler_type="cosine",
+            warmup_steps=100,
+            weight_decay=0.01,
+            bf16=True,
+            use_cpu=True,
+            logging_steps=50,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            seed=seed,
+        )
+        trainer = Trainer(
+            model=model, args=arguments, train_dataset=rows, data_collator=lambda batch: pad_batch(batch, tokenizer.pad_token_id)
+        )
+        trainer.train()
+        for entry in trainer.state.log_history:
+            if "loss" in entry:
+                log.info("step %d loss %.4f", entry["step"], entry["loss"])
+        target = Path(snakemake.output.model)
+        model.to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
+        tokenizer.save_pretrained(target)
+        (target / "provenance.txt").write_text("".join(f"{k}: {v}\n" for k, v in describe_run(settings, seed=seed).items()))
+        log.info("done: in %.1f s", time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
