@@ -27,7 +27,7 @@ def novelty_rows(samples: Sequence[Mapping], known: Mapping[str, Sequence[Struct
                 is_unique = not matches_any(structure, earlier[formula])
                 is_novel = not matches_any(structure, known.get(formula, ()))
             except Exception as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell
-                row["error"] = f"the matcher failed: {type(error).__name__}: {error}"
+                row |= {"status": "match_failed", "error": f"the matcher failed: {type(error).__name__}: {error}"}
             else:
                 earlier[formula].append(structure)
                 row |= {"status": "ok", "error": None, "is_unique": is_unique, "is_novel": is_novel}

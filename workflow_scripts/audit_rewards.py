@@ -54,7 +54,7 @@ def elemental_energies(potential: Potential, phases: Sequence[Mapping]) -> dict[
 
 
 def reference_energies(potential: Potential, materials: Sequence[Mapping], formulas: set[str]) -> dict[str, float]:
-    """Return per reduced formula the potential's energy (eV/atom) of the data set's structure that the evaluator ranks lowest."""
+    """Return per reduced formula the potential's energy (eV/atom) of the data set's lowest structure."""
     best: dict[str, Mapping] = {}
     for row in sorted(materials, key=lambda row: row["structure_id"]):
         formula, energy = row["formula"], row["energy_ev_per_atom"]
@@ -88,7 +88,7 @@ def audit_row(
         energies["chgnet"] = chgnet_energy
         row["chgnet_reference_energy_ev_per_atom"] = references.get(sample["formula"])
     else:
-        row["error"] = chgnet_energy
+        row |= {"status": "energy_failed", "error": chgnet_energy}
     composition, missing = composition_of(sample["atomic_numbers"]), None
     for name, energy in energies.items():
         if energy is None:
@@ -100,7 +100,7 @@ def audit_row(
             missing = str(error)
     if energies["evaluator"] is None:
         failed = relaxed["status"] if relaxed["status"] != "ok" else "not_attempted"
-        row |= {"status": failed, "error": relaxed["error"] or "the evaluator gave no energy of the structure as it stands"}
+        row |= {"status": failed, "error": relaxed["error"] or "the evaluator gave no energy of the structure"}
     elif "chgnet" in energies:
         row |= {"status": "no_reference" if missing else "ok", "error": missing}
     return row
@@ -123,8 +123,9 @@ def main(snakemake) -> None:
         energies = energies_or_errors(potential, with_structure)
         energy_of = {row["structure_id"]: energy for row, energy in zip(with_structure, energies, strict=True)}
         elements = {z for row in with_structure for z in row["atomic_numbers"]}
+        elemental_phases = [row for row in phases if elements.issuperset(row["atomic_numbers"])]
         elemental = {
-            "chgnet": elemental_energies(potential, [row for row in phases if elements.issuperset(row["atomic_numbers"])]),
+            "chgnet": elemental_energies(potential, elemental_phases),
             "evaluator": hull_of_phases(phases).elemental_energies,
         }
         materials = read_table(inputs.materials, "materials").to_pylist()

@@ -44,7 +44,7 @@ def computed(rows: Mapping[str, Mapping], time_limit_s: float | None, n_processe
 def fingerprints_by_key(
     rows: Mapping[str, Mapping], cache: FingerprintCache, time_limit_s: float | None, n_processes: int = 1
 ) -> dict[str, dict]:
-    """Return the fingerprint columns of rows by content key, from the cache where it has them; new ones are added to it."""
+    """Return the fingerprint columns of rows by content key, from the cache where it has them."""
     found = cache.load(rows)
     missing = {key: row for key, row in rows.items() if key not in found}
     unsaved: dict[str, dict] = {}
@@ -70,10 +70,8 @@ def featurize(
     featurized = []
     for row in rows:
         key = keys.get(row["structure_id"], "")
-        if key:
-            columns = found[key] | validity_columns(row)
-        else:
-            columns = {"status": "not_attempted", "error": row.get("error")}
+        not_attempted = {"status": "not_attempted", "error": row.get("error")}
+        columns = found[key] | validity_columns(row) if key else not_attempted
         featurized.append({**columns, "structure_id": row["structure_id"], "content_key": key})
     return featurized
 

@@ -55,7 +55,7 @@ def scan_volumes(potential: Potential, structure: Structure, symbol: str) -> tup
 def main(snakemake) -> None:
     started = time.perf_counter()
     torch.set_num_threads(snakemake.threads)
-    settings, n_relaxed = dict(snakemake.params.relax), snakemake.params.settings["n_relaxed_per_element"]
+    settings, n_relaxed = dict(snakemake.params.relax), snakemake.params.settings
     rows = []
     with logging_to(snakemake.log[0], "find_elemental_phases") as log:
         potential = load_potential(settings["potential"], settings.get("model"), settings.get("device", "cpu"))

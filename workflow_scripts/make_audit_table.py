@@ -25,7 +25,7 @@ def spearman(pairs: np.ndarray) -> float:
 
 
 def hacked(audit: pd.DataFrame, stable_below_ev_per_atom: float) -> np.ndarray:
-    """Return 100 per sample that the reward prefers to the data set's structure and the evaluator calls unstable, else 0."""
+    """Return 100 per sample that the reward prefers to the data set's structure but the evaluator calls unstable."""
     preferred = audit["chgnet_energy_ev_per_atom"] < audit["chgnet_reference_energy_ev_per_atom"]
     unstable = audit["e_above_hull_ev_per_atom"] >= stable_below_ev_per_atom
     return 100.0 * (preferred & unstable).to_numpy(float)

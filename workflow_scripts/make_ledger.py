@@ -22,7 +22,7 @@ STEP_OF = {
 
 
 def ledger_rows(system: str, frames: Mapping[str, pd.DataFrame]) -> list[dict]:
-    """Return a row per step and status that occurs; `ok` always, so that no step is silent. Counts add up to the samples."""
+    """Return a row per step and status that occurs, and per `ok`; each step's counts add up to the samples."""
     rows = []
     for schema_name, step in STEP_OF.items():
         counts = frames[schema_name]["status"].value_counts()

@@ -88,7 +88,7 @@ def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_ato
 
 
 def row_of_system(system: Mapping[str, str], frames: Mapping[str, pd.DataFrame], settings: Mapping, seed: int) -> dict:
-    """Return one row of Table 1; a number that no sample bears on is NaN, a count 0. The deviation is of a sample (n − 1)."""
+    """Return one row of Table 1; NaN where no sample bears on a number; the deviation divides by n − 1."""
     ratios = ratios_of_system(frames, settings["stable_below_ev_per_atom"])
     e_hull, known = ratios["e_hull_mean_ev_per_atom"]
     e_hull = np.sort(e_hull[known > 0])

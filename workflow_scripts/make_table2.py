@@ -110,7 +110,7 @@ def validity_indicators(rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
 
 
 def drawn_valid_rows(rows: Sequence[Mapping], settings: Mapping, seed: int) -> list[Mapping]:
-    """Return up to `diversity_sample` rows that have fingerprints and are valid in structure and composition (CDVAE)."""
+    """Return up to `diversity_sample` rows with fingerprints, valid in structure and composition (CDVAE)."""
     structure_valid = f"structure_valid_{settings['structure_validity']}"
     valid = [row for row in rows if has_fingerprint(row) and row[structure_valid] and row["composition_valid"]]
     return [valid[i] for i in drawn_rows(len(valid), settings["diversity_sample"], seed)]

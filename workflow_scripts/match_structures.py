@@ -22,7 +22,7 @@ def match_row(sample: Mapping, relaxed: Mapping) -> dict:
     try:
         found = match(to_structure(sample), to_structure(relaxed))
     except Exception as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell; the row says what
-        return row | {"status": "not_attempted", "error": f"the matcher failed: {type(error).__name__}: {error}"}
+        return row | {"status": "match_failed", "error": f"the matcher failed: {type(error).__name__}: {error}"}
     return row | {"matched": found.matched, "rmsd_norm": found.rmsd_norm, "rmsd_ang": found.rmsd_ang}
 
 

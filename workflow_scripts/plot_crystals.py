@@ -24,16 +24,22 @@ from hullseeker.drawing import (
 )
 from hullseeker.logs import logging_to
 from hullseeker.provenance import seed_for
+from hullseeker.result_tables import as_paths
 from hullseeker.structures import to_atoms
-from hullseeker.tables import read_table
+from hullseeker.tables import check_children, read_table
 
-PANEL_HEIGHT_IN, TITLE_HEIGHT_IN, HEADING_HEIGHT_IN = 1.5, 0.4, 0.3
+PANEL_HEIGHT_IN, TITLE_HEIGHT_IN, HEADING_HEIGHT_IN = 1.5, 0.4, 0.36
 KEY_HEIGHT_IN, GAP_IN, MARGIN_IN = 0.2, 0.5, 0.06
 OFFSET_IN_ROWS = {"figure1": 0, "figure3": 1}
 
 
 def join_tables(samples: Sequence[Mapping], **children: Sequence[Mapping]) -> list[dict]:
-    """Return one dict a sample, with its row of every child table under the child's name."""
+    """Return one dict a sample, with its row of every child table under the child's name.
+
+    Raises TableError where a child does not carry exactly the ids of the samples.
+    """
+    for name, rows in children.items():
+        check_children([row["structure_id"] for row in rows], [row["structure_id"] for row in samples], name)
     by_id = {name: {row["structure_id"]: row for row in rows} for name, rows in children.items()}
     return [{"sample": row, **{name: rows[row["structure_id"]] for name, rows in by_id.items()}} for row in samples]
 
@@ -41,7 +47,7 @@ def join_tables(samples: Sequence[Mapping], **children: Sequence[Mapping]) -> li
 def choose_examples(rows: Sequence[Mapping], system: str, seed: int, n_rows: int, offset: int) -> list[dict]:
     """Return `n_rows` examples from place `offset` on, of all relaxed samples in an order drawn from the seed.
 
-    The order is a hash of seed, system and id: nobody has looked at the crystals, and adding samples does not reshuffle.
+    The order is a hash of seed, system and id: blind to the crystals, and not reshuffled by further samples.
     """
     relaxed = [row for row in rows if row["sample"]["status"] == "ok" and row["relaxed"]["status"] == "ok"]
     drawn = sorted(relaxed, key=lambda row: seed_for(seed, "plot_crystals", system, row["sample"]["structure_id"]))
@@ -79,9 +85,14 @@ def draw_example(axes: Axes, example: Mapping, width_in: float) -> None:
     left, right = (project_crystal(to_atoms(example[name])) for name in ("sample", "relaxed"))
     boxes = [picture.box_ang for picture in (left, right)]
     wide, high = max(b[2] - b[0] for b in boxes), max(b[3] - b[1] for b in boxes)
-    ang_per_in = max(2 * wide / (width_in - GAP_IN - 4 * MARGIN_IN), high / (PANEL_HEIGHT_IN - KEY_HEIGHT_IN - MARGIN_IN))
+    ang_per_in = max(
+        2 * wide / (width_in - GAP_IN - 4 * MARGIN_IN), high / (PANEL_HEIGHT_IN - KEY_HEIGHT_IN - MARGIN_IN)
+    )
     half_width = width_in * ang_per_in / 2
-    axes.set(xlim=(-half_width, half_width), ylim=(-KEY_HEIGHT_IN * ang_per_in, (PANEL_HEIGHT_IN - KEY_HEIGHT_IN) * ang_per_in))
+    axes.set(
+        xlim=(-half_width, half_width),
+        ylim=(-KEY_HEIGHT_IN * ang_per_in, (PANEL_HEIGHT_IN - KEY_HEIGHT_IN) * ang_per_in),
+    )
     axes.set_axis_off()
     middle = (PANEL_HEIGHT_IN - KEY_HEIGHT_IN) / 2 * ang_per_in
     place = max(half_width / 2, (wide + GAP_IN * ang_per_in) / 2)
@@ -109,7 +120,7 @@ def draw_figure(blocks: Sequence[tuple[Named, Sequence[Mapping]]], n_rows: int, 
         n_relaxed = sum(row["relaxed"]["status"] == "ok" for row in rows)
         figure.text(
             (left + block_width / 2) / width,
-            (top - HEADING_HEIGHT_IN / 2) / height,
+            (top - 0.6 * HEADING_HEIGHT_IN) / height,
             f"{system.label}: generated → relaxed",
             ha="center",
             va="center",
@@ -135,13 +146,15 @@ def main(snakemake) -> None:
     started = time.perf_counter()
     with logging_to(snakemake.log[0], "plot_crystals") as log:
         blocks, names = [], ("samples", "relaxed", "hull", "matches")
-        paths = zip(*(snakemake.input[name] for name in names), strict=True)
+        paths = zip(*(as_paths(snakemake.input[name]) for name in names), strict=True)
         for system, files in zip(named(snakemake.params.systems), paths, strict=True):
             tables = {name: read_table(path, name).to_pylist() for name, path in zip(names, files, strict=True)}
             blocks.append((system, join_tables(tables.pop("samples"), **tables)))
         n_rows = snakemake.params.settings["n_rows"]
         with paper_style():
-            figure = draw_figure(blocks, n_rows, snakemake.params.seed, n_rows * OFFSET_IN_ROWS[snakemake.params.figure])
+            figure = draw_figure(
+                blocks, n_rows, snakemake.params.seed, n_rows * OFFSET_IN_ROWS[snakemake.params.figure]
+            )
             save_figure(figure, snakemake.output.pdf, snakemake.output.png)
         log.info("done: %d systems, %d rows each, in %.1f s", len(blocks), n_rows, time.perf_counter() - started)
 

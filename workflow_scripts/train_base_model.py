@@ -26,6 +26,14 @@ from hullseeker.provenance import describe_run, seed_for
 
 # Newlines, coordinates, other numbers and element symbols stand alone; BPE merges within each.
 PIECES = r"\n| ?\d+\.\d{2,}| ?\d+|\.\d+|[A-Z][a-z]?(?![a-z])|[()]"
+ARCHITECTURE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -96,7 +104,7 @@ def main(snakemake) -> None:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             tie_word_embeddings=True,
-            **settings["architecture"],
+            **{name: settings[name] for name in ARCHITECTURE},
         )
         model = Qwen2ForCausalLM(config)
         log.info("%d parameters", model.num_parameters())

@@ -78,7 +78,7 @@ def coverage_precision(
 
 
 def is_novel(queries: np.ndarray, training: np.ndarray, cutoff: float) -> np.ndarray:
-    """Return (n_queries,) booleans: the nearest training fingerprint is farther than the cut-off (Gruver et al. 2024)."""
+    """Return (n_queries,) booleans: the nearest training fingerprint is farther than the cut-off (Gruver 2024)."""
     return nearest_distances(queries, training) > cutoff
 
 

@@ -76,12 +76,13 @@ class Named:
 
 
 def named(entries: Iterable[Mapping | str]) -> list[Named]:
-    """Return keys, labels and colours of `{"key", "label", "position"}`; position, where given, picks the colour."""
+    """Return keys, labels and colours of `{"system" or "key", "label"}`; `"position"`, if given, picks the colour."""
     found = []
     for place, entry in enumerate(entries):
         entry = {"key": entry} if isinstance(entry, str) else entry
         colour = COLOURS[int(entry.get("position", place)) % len(COLOURS)]
-        found.append(Named(entry["key"], entry.get("label", entry["key"]), colour))
+        key = entry["system"] if "system" in entry else entry["key"]
+        found.append(Named(key, entry.get("label", key), colour))
     return found
 
 
@@ -126,7 +127,7 @@ def camera(azimuth_deg: float = AZIMUTH_DEG, elevation_deg: float = ELEVATION_DE
 
 
 def atoms_in_cell(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
-    """Return fractional coordinates (n, 3) and atomic numbers (n,), boundary atoms repeated on every face they are on."""
+    """Return fractional coordinates (n, 3) and atomic numbers (n,), atoms on the boundary repeated."""
     fractions, numbers = [], []
     for fraction, number in zip(atoms.get_scaled_positions(wrap=True), atoms.numbers, strict=True):
         near, far = fraction < BOUNDARY_FRACTION, fraction > 1 - BOUNDARY_FRACTION
@@ -147,7 +148,10 @@ def bonded_pairs(points: np.ndarray, numbers: np.ndarray) -> list[tuple[int, int
 
 
 def project_crystal(atoms: Atoms) -> CrystalPicture:
-    """Project a unit cell, orthographically, with a in x and b in the xy plane; edges, bonds and balls sorted by depth."""
+    """Project a unit cell orthographically: edges, bonds and balls, in Å, sorted by depth.
+
+    The cell is first turned so that a is along x and b in the xy plane, so that two cells are seen from one side.
+    """
     cell = atoms.cell.standard_form()[0].array
     view = camera()
     fractions, numbers = atoms_in_cell(atoms)
@@ -155,7 +159,9 @@ def project_crystal(atoms: Atoms) -> CrystalPicture:
     radii = BALL_SCALE * covalent_radii[numbers]
     corners = (np.array(list(product((0, 1), repeat=3))) - 0.5) @ cell @ view.T
     edge_width = 0.010 * float(np.ptp(corners[:, :2], axis=0).max())
-    items = [(point[2], _ball(point[:2], r, _element_colour(z))) for point, r, z in zip(points, radii, numbers, strict=True)]
+    items = [
+        (point[2], _ball(point[:2], r, _element_colour(z))) for point, r, z in zip(points, radii, numbers, strict=True)
+    ]
     for pair in bonded_pairs(points, numbers):
         items += _bond(points[list(pair)], radii[list(pair)], numbers[list(pair)])
     items += _edges(cell, view, points, radii, edge_width)
@@ -168,7 +174,9 @@ def project_crystal(atoms: Atoms) -> CrystalPicture:
             colours.append(_mix(colour, 1.0, haze[index]))
     low = np.vstack([points[:, :2] - radii[:, None], corners[:, :2]]).min(axis=0)
     high = np.vstack([points[:, :2] + radii[:, None], corners[:, :2]]).max(axis=0)
-    return CrystalPicture(paths, np.array(colours), (*low, *high), tuple(dict.fromkeys(atoms.numbers.tolist())), len(points))
+    return CrystalPicture(
+        paths, np.array(colours), (*low, *high), tuple(dict.fromkeys(atoms.numbers.tolist())), len(points)
+    )
 
 
 def draw_picture(axes: Axes, picture: CrystalPicture, x_ang: float, y_ang: float) -> None:
@@ -205,7 +213,7 @@ def _ball(centre: np.ndarray, radius: float, colour: np.ndarray) -> list[tuple[P
     unit = Path.unit_circle()
     discs = [(0.0, 1.0, _mix(colour, 0.0, 0.62))]
     for t in np.linspace(0, 1, 14):
-        tone = _mix(colour, 0.0, 0.34 * (1 - t) ** 1.4) if t < 0.5 else _mix(colour, 1.0, 0.85 * (2 * t - 1) ** 2.2)
+        tone = _mix(colour, 0.0, 0.36 * (1 - 2 * t) ** 1.1) if t < 0.5 else _mix(colour, 1.0, 0.85 * (2 * t - 1) ** 2.2)
         discs.append((t, 0.94 * (1 - t) ** 0.75 + 0.06 * t, tone))
     return [(Path(centre + radius * (t * LIGHT + r * unit.vertices), unit.codes), tone) for t, r, tone in discs]
 
@@ -214,7 +222,9 @@ def _strip(start: np.ndarray, end: np.ndarray, low: float, high: float) -> Path:
     """The quadrilateral along start-end between two distances from that line, in the picture's plane."""
     along = end - start
     across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-9)
-    return Path([start + low * across, end + low * across, end + high * across, start + high * across, start], closed=True)
+    return Path(
+        [start + low * across, end + low * across, end + high * across, start + high * across, start], closed=True
+    )
 
 
 def _bond(ends: np.ndarray, radii: np.ndarray, numbers: np.ndarray) -> list[tuple[float, list]]:
@@ -228,7 +238,13 @@ def _bond(ends: np.ndarray, radii: np.ndarray, numbers: np.ndarray) -> list[tupl
         start, middle = ends[here] + 0.92 * radii[here] * direction, ends.mean(axis=0)
         colour, strips = _element_colour(numbers[here]), []
         flip = 1 if direction[0] >= 0 else -1  # so that both halves are lit from the same side
-        for low, high, tone in ((-1, 1, -0.5), (-0.82, 0.82, -0.22), (-0.5, 0.78, 0.0), (-0.1, 0.6, 0.25), (0.12, 0.42, 0.5)):
+        for low, high, tone in (
+            (-1, 1, -0.5),
+            (-0.82, 0.82, -0.22),
+            (-0.5, 0.78, 0.0),
+            (-0.1, 0.6, 0.25),
+            (0.12, 0.42, 0.5),
+        ):
             shade = _mix(colour, 1.0 if tone > 0 else 0.0, abs(tone))
             band = sorted((flip * low * BOND_RADIUS_ANG, flip * high * BOND_RADIUS_ANG))
             strips.append((_strip(start[:2], middle[:2], *band), shade))
@@ -257,5 +273,7 @@ def _edges(
                 # What runs inside a ball is hidden by it, even where its depth is less than the ball's middle.
                 if not (np.linalg.norm(points - (a + b) / 2, axis=1) < radii).any():
                     overlap = 0.15 * (b - a)[:2]
-                    pieces.append(((a[2] + b[2]) / 2, [(_strip(a[:2] - overlap, b[:2] + overlap, -half, half), colour)]))
+                    pieces.append(
+                        ((a[2] + b[2]) / 2, [(_strip(a[:2] - overlap, b[:2] + overlap, -half, half), colour)])
+                    )
     return pieces

@@ -32,6 +32,7 @@ from hullseeker.tables import replacing
 FEATURIZER_VERSION = f"1-matminer{metadata.version('matminer')}-pymatgen{metadata.version('pymatgen')}"
 N_STRUCTURE, N_COMPOSITION = 61, 132
 SYMPREC_ANG = 1e-3
+NEIGHBOUR_REACH_ANG, MAX_IMAGE_SITES = 14.0, 300_000  # CrystalNN searches 7 Å, then 14 Å
 COLUMNS = ("structure_fingerprint", "composition_fingerprint")
 _CACHE_SCHEMA = pa.schema(
     [pa.field("content_key", pa.string()), *(pa.field(c, pa.list_(pa.float64())) for c in COLUMNS)]
@@ -57,8 +58,13 @@ def structure_fingerprint(structure: Structure) -> np.ndarray:
     """Return the (61,) mean over sites of matminer's CrystalNNFingerprint, preset "ops".
 
     Symmetry-equivalent sites (spglib, 1e-3 Å) are computed once and weighted by their number. Raises whatever
-    CrystalNN raises where a site has no neighbours; ValueError where a number is not finite.
+    CrystalNN raises where a site has no neighbours; ValueError where a number is not finite, or where the cell
+    is so thin that the search for neighbours would fill the memory before any time limit could stop it.
     """
+    heights_ang = 1.0 / np.linalg.norm(structure.lattice.inv_matrix, axis=0)
+    n_image_sites = len(structure) * np.prod(2 * NEIGHBOUR_REACH_ANG / heights_ang + 1)
+    if not n_image_sites <= MAX_IMAGE_SITES:
+        raise ValueError(f"{n_image_sites:.0f} periodic images within reach of a site: the cell is too thin")
     representatives, multiplicities = np.unique(_orbits(structure), return_counts=True)
     per_site = [_site_featurizer().featurize(structure, int(site)) for site in representatives]
     fingerprint = np.average(np.array(per_site, dtype=float), axis=0, weights=multiplicities)
@@ -78,10 +84,16 @@ def _orbits(structure: Structure) -> np.ndarray:
 
 
 def composition_fingerprint(composition: Composition) -> np.ndarray:
-    """Return the (132,) raw, unscaled features of matminer's ElementProperty, preset "magpie"; NaN where unknown."""
+    """Return the (132,) raw, unscaled features of matminer's ElementProperty, preset "magpie".
+
+    NaN for a property that an element lacks; ValueError where all are NaN: an element that Magpie does not have.
+    """
     # Minimum and maximum over a NaN depend on the order of the elements: fix it.
     ordered = Composition({e: composition[e] for e in sorted(composition.elements, key=lambda e: e.Z)})
-    return np.array(_composition_featurizer().featurize(ordered), dtype=float)
+    features = np.array(_composition_featurizer().featurize(ordered), dtype=float)
+    if np.isnan(features).all():
+        raise ValueError(f"Magpie lacks an element of {composition.reduced_formula}")
+    return features
 
 
 @contextmanager

@@ -60,4 +60,4 @@ def _rows_with_numbers(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=float)
     if values.ndim == 1:
         return np.sort(values[~np.isnan(values)])
-    return values[~np.isnan(values).reshape(len(values), -1).all(axis=1)]
+    return values[~np.isnan(values).all(axis=tuple(range(1, values.ndim)))]

@@ -50,8 +50,17 @@ def load_potential(potential: str, model: str | None = None, device: str = "cpu"
     if potential not in loaders:
         raise ValueError(f"relax.potential is {potential!r}; this version has {sorted(loaders)}")
     loader, default_model = loaders[potential]
+    require_device(device, "relax.device")
     keep_freed_memory()
     return loader(model or default_model, device)
+
+
+def require_device(device: str, key: str) -> None:
+    """Raise RuntimeError, naming the config key, where a GPU is asked for and there is none."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(f"{key} is {device!r}, but torch finds no GPU on this machine; run it on one, or set {key}: cpu")
 
 
 def keep_freed_memory() -> None:

@@ -5,6 +5,7 @@ Needs: the standard library and git on the path (optional).
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import subprocess
@@ -63,6 +64,38 @@ def describe_run(settings: Mapping, inputs: Iterable[str | Path] = (), seed: int
         **_git_state(),
         "package_versions": _versions(),
         "settings_sha256": sha256_of_json(dict(settings)),
-        "inputs_sha256": json.dumps({Path(p).name: sha256_of_file(p) for p in inputs if Path(p).is_file()}, sort_keys=True),
+        "inputs_sha256": json.dumps({str(p): sha256_of_file(p) for p in inputs if Path(p).is_file()}, sort_keys=True),
         "seed": "none" if seed is None else str(seed),
     }
+
+
+def sha256_of_path(path: str | Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents in a folder; of the name itself where neither is there."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_of_file(path)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return sha256_of_json({str(p.relative_to(path)): sha256_of_file(p) for p in files})
+    return sha256_of_json(str(path))
+
+
+def hash_of_code(script: Path) -> str:
+    """Return a hash of a script and of all modules beside it that it imports, directly or not."""
+    root, pending, seen = script.parent, [script], {}
+    while pending:
+        path = pending.pop()
+        if path in seen:
+            continue
+        source = path.read_text()
+        # Positions and comments do not count: a reworded comment must not retrain a model.
+        tree = ast.parse(source)
+        seen[path] = ast.dump(tree, include_attributes=False)
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            pending += [p for name in names if (p := root / (name.replace(".", "/") + ".py")).is_file()]
+    return sha256_of_json({str(path.relative_to(root)): dump for path, dump in seen.items()})[:16]

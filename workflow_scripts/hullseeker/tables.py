@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 SCHEMA_VERSION = "1"
 
-STATUSES = ("ok", "parse_failed", "relax_failed", "not_converged", "no_reference", "fingerprint_failed", "not_attempted")
+STATUSES = ("ok", "parse_failed", "relax_failed", "not_converged", "no_reference", "match_failed", "energy_failed", "fingerprint_failed", "not_attempted")
 
 
 class TableError(ValueError):

@@ -3,7 +3,7 @@
 Needs: numpy, ase, pymatgen, smact.
 
 Covalent radii are those of Cordero et al., Dalton Trans. 2008, 2832, as `ase.data.covalent_radii` holds them
-(Z up to 96; ASE gives the heavier ones 0.2 Å).
+(Z up to 96; heavier ones have no value there and ASE fills in 2.0 Å).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _composition_valid(counts: tuple[tuple[int, int], ...]) -> bool:
                 mixed_valence=False,
             )
         )
-    except NameError:  # smact's word for an element outside its table
+    except KeyError:  # an element outside smact's table
         return False
 
 

@@ -1,0 +1,52 @@
+# make demo: the whole experiment on a laptop.   make test: the whole test suite.   Both make their own .venv.
+PYTHON ?= python3.11
+CORES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread per job, jobs side by side; no package may call home.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+SNAKEMAKE := $(BIN)/snakemake --profile profiles/local --cores $(CORES)
+
+.PHONY: help demo test lint format resources clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+$(VENV)/installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed; $(PYTHON) is another version or missing. Name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch $@
+
+# The demo ends by printing both tables and the path of the report.
+demo: $(VENV)/installed
+	$(SNAKEMAKE) --configfile experiments/demo.yaml
+	@test results/demo/report.html -nt results/demo/tables/table1.md || \
+		$(SNAKEMAKE) --configfile experiments/demo.yaml --report results/demo/report.html --quiet all
+	@$(BIN)/python workflow_scripts/print_results.py results/demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest tests/unit tests/golden tests/integration --durations=10
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check workflow_scripts tests
+	$(BIN)/ruff format --check workflow_scripts tests
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint --configfile experiments/demo.yaml
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix workflow_scripts tests
+	$(BIN)/ruff format workflow_scripts tests
+	$(BIN)/snakefmt Snakefile rules
+
+# Makes the embedded resources again, under results/resources (about two hours on two cores).
+resources: $(VENV)/installed
+	$(SNAKEMAKE) --configfile experiments/demo.yaml make_resources
+
+clean:
+	rm -rf results/demo results/test logs benchmarks

@@ -1,0 +1,54 @@
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config.yaml"
+
+
+report: "report/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/train.smk"
+include: "rules/sample.smk"
+include: "rules/relax.smk"
+include: "rules/resources.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+    table1,
+    table2,
+    tables,
+    figures,
+
+
+rule all:
+    default_target: True
+    input:
+        RESULT_TABLES,
+        FIGURES,
+
+
+rule table1:
+    input:
+        rendered("table1"),
+
+
+rule table2:
+    input:
+        rendered("table2"),
+
+
+rule tables:
+    input:
+        RESULT_TABLES,
+
+
+rule figures:
+    input:
+        FIGURES,

@@ -1,0 +1,64 @@
+# What all rules share: the checked config, paths, and content hashes.
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
+
+from hullseeker.configuration import ConfigError, check_config, replace_systems
+from hullseeker.provenance import hash_of_code, sha256_of_path
+from snakemake.exceptions import WorkflowError
+
+replace_systems(config, workflow.configfiles)
+try:
+    check_config(config, Path(workflow.basedir) / "schemas" / "config.schema.yaml")
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+SCRIPTS = "../workflow_scripts"
+RESULTS = f"results/{config['experiment']}"
+LOGS = f"logs/{config['experiment']}"
+BENCHMARKS = f"benchmarks/{config['experiment']}"
+SYSTEMS = list(config["systems"])
+SYSTEM_LABELS = [
+    {"system": name, "label": system["label"]} for name, system in config["systems"].items()
+]
+TABLES = ["table1", "table2", "sun", "audit", "failure_ledger"]
+FIGURE_NAMES = ["figure1", "figure2", "figure3", "training_curves", "reward_audit"]
+
+
+wildcard_constraints:
+    system="[A-Za-z0-9_]+",
+    shard=r"\d+",
+    stages="sft|grpo|sft-grpo",
+
+
+def code(script):
+    """The hash of a script and of the library modules it imports: a rule reruns when it changes."""
+    return hash_of_code(Path(workflow.basedir) / "workflow_scripts" / script)
+
+
+def content(path):
+    """The hash of a resource: with `ancient`, content and not the checkout's time decides about a rerun."""
+    return sha256_of_path(path)
+
+
+def stage_chain(system):
+    """The stages of a system as one word, empty for the base model: sft, grpo, sft-grpo."""
+    return "-".join(config["systems"][system]["stages"])
+
+
+def rendered(table):
+    return multiext(f"{RESULTS}/tables/{table}", ".md", ".tex", ".html")
+
+
+def of_systems(folder):
+    return expand(f"{RESULTS}/{folder}/{{system}}.parquet", system=SYSTEMS)
+
+
+STAGE_CHAINS = list(dict.fromkeys(filter(None, map(stage_chain, SYSTEMS))))
+RESULT_TABLES = [path for table in TABLES for path in rendered(table)]
+FIGURES = expand(
+    f"{RESULTS}/figures/{{figure}}.{{kind}}",
+    figure=[name for name in FIGURE_NAMES if name != "training_curves" or STAGE_CHAINS],
+    kind=["pdf", "png"],
+)

@@ -1,0 +1,219 @@
+# From relaxed samples to per-sample tables: hull, matches, novelty, fingerprints, reward audit; then the tables.
+STATISTICS = {
+    "stable_below_ev_per_atom": config["hull"]["stable_below_ev_per_atom"],
+    "n_bootstrap": config["statistics"]["n_bootstrap"],
+}
+
+
+rule compute_hull:
+    input:
+        samples=f"{RESULTS}/samples/{{system}}.parquet",
+        relaxed=f"{RESULTS}/relaxed/{{system}}.parquet",
+        phases=f"{RESULTS}/data/phases.parquet",
+    output:
+        f"{RESULTS}/hull/{{system}}.parquet",
+    log:
+        f"{LOGS}/compute_hull/{{system}}.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings={"reference": config["hull"]["reference"]},
+        code=code("compute_hull.py"),
+    script:
+        "../workflow_scripts/compute_hull.py"
+
+
+rule match_structures:
+    input:
+        samples=f"{RESULTS}/samples/{{system}}.parquet",
+        relaxed=f"{RESULTS}/relaxed/{{system}}.parquet",
+    output:
+        f"{RESULTS}/matches/{{system}}.parquet",
+    log:
+        f"{LOGS}/match_structures/{{system}}.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        code=code("match_structures.py"),
+    script:
+        "../workflow_scripts/match_structures.py"
+
+
+rule assess_novelty:
+    input:
+        samples=f"{RESULTS}/samples/{{system}}.parquet",
+        materials=f"{RESULTS}/data/materials.parquet",
+    output:
+        f"{RESULTS}/novelty/{{system}}.parquet",
+    log:
+        f"{LOGS}/assess_novelty/{{system}}.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        code=code("assess_novelty.py"),
+    script:
+        "../workflow_scripts/assess_novelty.py"
+
+
+rule audit_rewards:
+    input:
+        samples=f"{RESULTS}/samples/{{system}}.parquet",
+        relaxed=f"{RESULTS}/relaxed/{{system}}.parquet",
+        hull=f"{RESULTS}/hull/{{system}}.parquet",
+        materials=f"{RESULTS}/data/materials.parquet",
+        phases=f"{RESULTS}/data/phases.parquet",
+    output:
+        f"{RESULTS}/audit/{{system}}.parquet",
+    log:
+        f"{LOGS}/audit_rewards/{{system}}.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings={"device": config["grpo"]["reward_device"]},
+        code=code("audit_rewards.py"),
+    script:
+        "../workflow_scripts/audit_rewards.py"
+
+
+rule featurize_samples:
+    input:
+        structures=f"{RESULTS}/samples/{{system}}.parquet",
+    output:
+        f"{RESULTS}/fingerprints/{{system}}.parquet",
+    log:
+        f"{LOGS}/featurize_samples/{{system}}.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings={"time_limit_s": config["table2"]["fingerprint_time_limit_s"]},
+        schema="samples",
+        cache_dir="results/cache/fingerprints",
+        code=code("featurize_structures.py"),
+    script:
+        "../workflow_scripts/featurize_structures.py"
+
+
+use rule featurize_samples as featurize_split with:
+    input:
+        structures=f"{RESULTS}/data/materials.parquet",
+    output:
+        f"{RESULTS}/data/fingerprints/{{split}}.parquet",
+    wildcard_constraints:
+        split="train|test",
+    log:
+        f"{LOGS}/featurize_split/{{split}}.log",
+    params:
+        settings={"time_limit_s": config["table2"]["fingerprint_time_limit_s"]},
+        schema="materials",
+        split="{split}",
+        cache_dir="results/cache/fingerprints",
+        code=code("featurize_structures.py"),
+
+
+rule make_table1:
+    input:
+        samples=of_systems("samples"),
+        relaxed=of_systems("relaxed"),
+        hull=of_systems("hull"),
+        matches=of_systems("matches"),
+    output:
+        csv=f"{RESULTS}/tables/table1.csv",
+        parquet=f"{RESULTS}/tables/table1.parquet",
+    log:
+        f"{LOGS}/make_table1.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        systems=SYSTEM_LABELS,
+        settings=STATISTICS,
+        seed=lookup("seed", within=config),
+        code=code("make_table1.py"),
+    script:
+        "../workflow_scripts/make_table1.py"
+
+
+rule make_table2:
+    input:
+        samples=of_systems("samples"),
+        fingerprints=of_systems("fingerprints"),
+        train=f"{RESULTS}/data/fingerprints/train.parquet",
+        test=f"{RESULTS}/data/fingerprints/test.parquet",
+        scaler=ancient("resources/mp20_magpie_scaler.json"),
+    output:
+        csv=f"{RESULTS}/tables/table2.csv",
+        parquet=f"{RESULTS}/tables/table2.parquet",
+    log:
+        f"{LOGS}/make_table2.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        systems=SYSTEM_LABELS,
+        settings={**config["table2"], **config["statistics"]},
+        scaler_path="resources/mp20_magpie_scaler.json",
+        seed=lookup("seed", within=config),
+        code=code("make_table2.py"),
+    script:
+        "../workflow_scripts/make_table2.py"
+
+
+rule make_sun:
+    input:
+        samples=of_systems("samples"),
+        hull=of_systems("hull"),
+        novelty=of_systems("novelty"),
+    output:
+        csv=f"{RESULTS}/tables/sun.csv",
+        parquet=f"{RESULTS}/tables/sun.parquet",
+    log:
+        f"{LOGS}/make_sun.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        systems=SYSTEM_LABELS,
+        settings=STATISTICS,
+        seed=lookup("seed", within=config),
+        code=code("make_sun.py"),
+    script:
+        "../workflow_scripts/make_sun.py"
+
+
+rule make_audit_table:
+    input:
+        samples=of_systems("samples"),
+        audit=of_systems("audit"),
+    output:
+        csv=f"{RESULTS}/tables/audit.csv",
+        parquet=f"{RESULTS}/tables/audit.parquet",
+    log:
+        f"{LOGS}/make_audit_table.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        systems=SYSTEM_LABELS,
+        settings=STATISTICS,
+        seed=lookup("seed", within=config),
+        code=code("make_audit_table.py"),
+    script:
+        "../workflow_scripts/make_audit_table.py"
+
+
+rule make_ledger:
+    input:
+        samples=of_systems("samples"),
+        relaxed=of_systems("relaxed"),
+        hull=of_systems("hull"),
+        matches=of_systems("matches"),
+        novelty=of_systems("novelty"),
+        fingerprints=of_systems("fingerprints"),
+    output:
+        csv=f"{RESULTS}/tables/failure_ledger.csv",
+        parquet=f"{RESULTS}/tables/failure_ledger.parquet",
+    log:
+        f"{LOGS}/make_ledger.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        systems=SYSTEM_LABELS,
+        code=code("make_ledger.py"),
+    script:
+        "../workflow_scripts/make_ledger.py"

@@ -1,0 +1,160 @@
+# Tables and figures for people.
+EVALUATOR = f"{config['relax']['potential']} {config['relax']['model'] or ''}".strip()
+FOOTNOTES = {
+    "table1": [
+        f"Evaluator and energies of the competing phases: {EVALUATOR}. Stable: E_hull below "
+        f"{config['hull']['stable_below_ev_per_atom']:g} eV/atom on the hull of those phases (reference: "
+        f"{config['hull']['reference']}).",
+        "Of relaxed: samples whose relaxation converged. Of all: every sample drawn, whatever became of it.",
+    ],
+    "table2": [
+        f"On raw samples, of all drawn. Structure validity: the {config['table2']['structure_validity']} definition. "
+        "Composition validity: smact with oxidation states smact14. Composition fingerprints scaled by "
+        f"{config['table2']['composition_scaler']}.",
+    ],
+    "sun": [
+        f"Of all samples drawn. Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom; "
+        "on the hull: at most 0."
+    ],
+    "audit": [f"CHGNet on generated structures as they stand, against {EVALUATOR}; each on its own elemental phases."],
+}
+
+
+rule render_tables:
+    input:
+        unpack(
+            lambda wc: {
+                wc.table: f"{RESULTS}/tables/{wc.table}.csv",
+                "table1": f"{RESULTS}/tables/table1.csv",
+            }
+        ),
+        paper_tables=ancient("resources/paper_tables.csv"),
+    output:
+        md=f"{RESULTS}/tables/{{table}}.md",
+        tex=f"{RESULTS}/tables/{{table}}.tex",
+        html=report(
+            f"{RESULTS}/tables/{{table}}.html",
+            caption="../report/{table}.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+    wildcard_constraints:
+        table="|".join(TABLES),
+    log:
+        f"{LOGS}/render_tables/{{table}}.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        table="{table}",
+        footnotes=FOOTNOTES,
+        structure_validity=lookup("table2/structure_validity", within=config),
+        code=code("render_tables.py"),
+    script:
+        "../workflow_scripts/render_tables.py"
+
+
+def png_for_report(figure):
+    return report(
+        f"{RESULTS}/figures/{figure}.png",
+        caption=f"../report/{figure}.rst",
+        category="Figures",
+        labels={"figure": figure},
+    )
+
+
+rule plot_figure1:
+    input:
+        samples=of_systems("samples"),
+        relaxed=of_systems("relaxed"),
+        hull=of_systems("hull"),
+        matches=of_systems("matches"),
+    output:
+        pdf=f"{RESULTS}/figures/figure1.pdf",
+        png=png_for_report("figure1"),
+    log:
+        f"{LOGS}/plot_figure1.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        figure="figure1",
+        systems=SYSTEM_LABELS,
+        settings={"n_rows": config["figures"]["n_crystals"]},
+        seed=lookup("seed", within=config),
+        code=code("plot_crystals.py"),
+    script:
+        "../workflow_scripts/plot_crystals.py"
+
+
+use rule plot_figure1 as plot_figure3 with:
+    output:
+        pdf=f"{RESULTS}/figures/figure3.pdf",
+        png=png_for_report("figure3"),
+    log:
+        f"{LOGS}/plot_figure3.log",
+    params:
+        figure="figure3",
+        systems=SYSTEM_LABELS,
+        settings={"n_rows": config["figures"]["n_crystals"]},
+        seed=lookup("seed", within=config),
+        code=code("plot_crystals.py"),
+
+
+rule plot_hull_distribution:
+    input:
+        hull=of_systems("hull"),
+    output:
+        pdf=f"{RESULTS}/figures/figure2.pdf",
+        png=png_for_report("figure2"),
+        csv=f"{RESULTS}/figures/figure2.csv",
+    log:
+        f"{LOGS}/plot_hull_distribution.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        systems=SYSTEM_LABELS,
+        settings=STATISTICS,
+        seed=lookup("seed", within=config),
+        code=code("plot_hull_distribution.py"),
+    script:
+        "../workflow_scripts/plot_hull_distribution.py"
+
+
+rule plot_training_curves:
+    input:
+        curves=expand(f"{RESULTS}/curves/{{stages}}.parquet", stages=STAGE_CHAINS),
+    output:
+        pdf=f"{RESULTS}/figures/training_curves.pdf",
+        png=png_for_report("training_curves"),
+    log:
+        f"{LOGS}/plot_training_curves.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        curves=[
+            {
+                "key": chain,
+                "label": next(s["label"] for s in SYSTEM_LABELS if stage_chain(s["system"]) == chain),
+            }
+            for chain in STAGE_CHAINS
+        ],
+        code=code("plot_training_curves.py"),
+    script:
+        "../workflow_scripts/plot_training_curves.py"
+
+
+rule plot_reward_audit:
+    input:
+        audit=of_systems("audit"),
+    output:
+        pdf=f"{RESULTS}/figures/reward_audit.pdf",
+        png=png_for_report("reward_audit"),
+    log:
+        f"{LOGS}/plot_reward_audit.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        systems=SYSTEM_LABELS,
+        settings=STATISTICS,
+        code=code("plot_reward_audit.py"),
+    script:
+        "../workflow_scripts/plot_reward_audit.py"

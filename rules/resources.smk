@@ -1,0 +1,103 @@
+# How the embedded resources are made. They ship with the repository, so these rules run only when asked for:
+#   snakemake --cores all --configfile experiments/demo.yaml make_resources
+BUILT = "results/resources"
+N_RESOURCE_SHARDS = 64
+RESOURCE_RELAX = {
+    **config["relax"],
+    "max_steps": config["resources"]["relax_max_steps"],
+    "n_shards": N_RESOURCE_SHARDS,
+}
+
+
+rule make_resources:
+    input:
+        f"{BUILT}/demo_materials.parquet",
+        f"{BUILT}/elemental_phases.parquet",
+        f"{BUILT}/base_model",
+
+
+rule decorate_prototypes:
+    output:
+        f"{BUILT}/candidates.parquet",
+    log:
+        "logs/resources/decorate_prototypes.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings=lookup("resources/decorate", within=config),
+        seed=lookup("seed", within=config),
+        code=code("decorate_prototypes.py"),
+    script:
+        "../workflow_scripts/decorate_prototypes.py"
+
+
+use rule relax_structures as relax_candidates with:
+    input:
+        structures=f"{BUILT}/candidates.parquet",
+    output:
+        relaxed=temp(f"{BUILT}/relaxed/{{system}}-{{shard}}.parquet"),
+    wildcard_constraints:
+        system="candidates",
+    log:
+        "logs/resources/relax_{system}-{shard}.log",
+    benchmark:
+        "benchmarks/resources/relax_{system}-{shard}.tsv"
+    params:
+        settings=RESOURCE_RELAX,
+        schema="candidates",
+        code=code("relax_structures.py"),
+
+
+rule find_elemental_phases:
+    output:
+        f"{BUILT}/elemental_phases.parquet",
+    log:
+        "logs/resources/find_elemental_phases.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        relax=RESOURCE_RELAX,
+        settings={
+            "metal": config["resources"]["n_relaxed_per_metal"],
+            "nonmetal": config["resources"]["n_relaxed_per_nonmetal"],
+        },
+        code=code("find_elemental_phases.py"),
+    script:
+        "../workflow_scripts/find_elemental_phases.py"
+
+
+rule select_demo_materials:
+    input:
+        candidates=f"{BUILT}/candidates.parquet",
+        relaxed=expand(f"{BUILT}/relaxed/candidates-{{shard}}.parquet", shard=range(N_RESOURCE_SHARDS)),
+        elements=f"{BUILT}/elemental_phases.parquet",
+    output:
+        materials=f"{BUILT}/demo_materials.parquet",
+        phases=f"{BUILT}/demo_phases.parquet",
+    log:
+        "logs/resources/select_demo_materials.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings=lookup("resources", within=config),
+        code=code("select_demo_materials.py"),
+    script:
+        "../workflow_scripts/select_demo_materials.py"
+
+
+rule train_base_model:
+    input:
+        prompt=ancient("resources/prompt.txt"),
+    output:
+        model=directory(f"{BUILT}/base_model"),
+    log:
+        "logs/resources/train_base_model.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings=lookup("resources/base_model", within=config),
+        seed=lookup("seed", within=config),
+        scratch=f"{BUILT}/base_model_scratch",
+        code=code("train_base_model.py"),
+    script:
+        "../workflow_scripts/train_base_model.py"

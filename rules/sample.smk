@@ -1,0 +1,50 @@
+# Draws from every system, in shards; every draw is a row.
+def trained_model(wc):
+    chain = stage_chain(wc.system)
+    return [f"{RESULTS}/models/{chain}"] if chain else []
+
+
+rule sample_structures:
+    input:
+        materials=f"{RESULTS}/data/materials.parquet",
+        prompt=ancient(config["prompt"]["path"]),
+        model=trained_model,
+    output:
+        samples=temp(f"{RESULTS}/samples/shards/{{system}}/{{shard}}.parquet"),
+    log:
+        f"{LOGS}/sample_structures/{{system}}-{{shard}}.log",
+    benchmark:
+        f"{BENCHMARKS}/sample_structures/{{system}}-{{shard}}.tsv"
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        base_model=lookup("base_model", within=config),
+        base_model_content=content(BASE_MODEL),
+        prompt=lookup("prompt", within=config),
+        prompt_content=content(config["prompt"]["path"]),
+        crystal_text=lookup("crystal_text", within=config),
+        settings=lookup("sampling", within=config),
+        seed=lookup("seed", within=config),
+        code=code("sample_structures.py"),
+    script:
+        "../workflow_scripts/sample_structures.py"
+
+
+rule merge_samples:
+    input:
+        shards=expand(
+            f"{RESULTS}/samples/shards/{{{{system}}}}/{{shard}}.parquet",
+            shard=range(config["sampling"]["n_shards"]),
+        ),
+    output:
+        table=f"{RESULTS}/samples/{{system}}.parquet",
+    log:
+        f"{LOGS}/merge_samples/{{system}}.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        schema="samples",
+        n_rows=lookup("sampling/n_samples", within=config),
+        code=code("merge_shards.py"),
+    script:
+        "../workflow_scripts/merge_shards.py"

@@ -1,0 +1,126 @@
+"""The hull against values worked out by hand and against pymatgen's PhaseDiagram."""
+
+import numpy as np
+import pytest
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core import Composition
+
+from compute_hull import check_same_potential, hull_of_phases, hull_row
+from hullseeker.hull import Hull, NoReference, composition_of
+
+BINARY = [
+    ({"Na": 1}, -1.0),
+    ({"Na": 1}, -0.4),
+    ({"Cl": 1}, -2.0),
+    ({"Na": 1, "Cl": 1}, -3.0),
+    ({"Na": 3, "Cl": 1}, -1.5),
+]
+
+
+def test_binary_by_hand():
+    hull = Hull(*zip(*BINARY, strict=True))
+    # Na3Cl: half its atoms in NaCl (-3), half in Na (-1): -2. Its own -1.5 lies 0.5 above.
+    point = hull.point({"Na": 3, "Cl": 1})
+    assert point.energy_ev_per_atom == pytest.approx(-2.0, abs=1e-9)
+    assert point.decomposition == "0.500 Na + 0.500 NaCl"
+    assert hull.e_above_hull({"Na": 3, "Cl": 1}, -1.5) == pytest.approx(0.5, abs=1e-9)
+    assert hull.e_above_hull({"Na": 0.75, "Cl": 0.25}, -2.25) == pytest.approx(-0.25, abs=1e-9)
+    # Formation of NaCl: -3 - (-1 - 2) / 2 = -1.5.
+    assert hull.formation_energy({"Na": 1, "Cl": 1}, -3.0) == pytest.approx(-1.5)
+    assert hull.e_above_hull({"Na": 2}, -0.4) == pytest.approx(0.6)
+
+
+def test_ternary_by_hand():
+    phases = [
+        ({"Li": 1}, -2.0),
+        ({"O": 1}, -5.0),
+        ({"Fe": 1}, -8.0),
+        ({"Li": 2, "O": 1}, -5.0),
+        ({"Fe": 1, "O": 1}, -7.5),
+    ]
+    hull = Hull(*zip(*phases, strict=True))
+    # LiFeO, 1/3 each. Formation: Li2O -5 - (-3) = -2, FeO -7.5 - (-6.5) = -1. On the tie line Li2O-Fe the oxygen is
+    # used up by half the lithium: mixtures of Li2O (a), FeO (b), Li, Fe with a/3 + b/2 = 1/3 and 2a/3 <= 1/3:
+    # a = 1/2, b = 1/3, Fe 1/6: formation -1 - 1/3 = -4/3 over elements -(2 + 5 + 8) / 3 = -5.
+    point = hull.point({"Li": 1, "Fe": 1, "O": 1})
+    assert point.energy_ev_per_atom == pytest.approx(-5 - 4 / 3, abs=1e-9)
+    assert point.decomposition == "0.500 Li2O + 0.333 FeO + 0.167 Fe"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_phase_diagram(seed):
+    rng = np.random.default_rng(seed)
+    elements = ["Li", "Mg", "Fe", "O", "S"][: 2 + seed % 4]
+    amounts = [{e: 1} for e in elements for _ in range(2)]
+    amounts += [
+        {e: int(n) for e, n in zip(elements, rng.integers(0, 5, len(elements)), strict=True)} for _ in range(60)
+    ]
+    amounts = [{e: n for e, n in a.items() if n} for a in amounts if sum(a.values())]
+    energies = rng.normal(-4.0, 2.0, len(amounts))
+    entries = [PDEntry(Composition(a), e * sum(a.values())) for a, e in zip(amounts, energies, strict=True)]
+    diagram, hull = PhaseDiagram(entries), Hull(amounts, energies)
+    for composition in amounts + [dict(zip(elements, rng.random(len(elements)), strict=True)) for _ in range(20)]:
+        expected = diagram.get_hull_energy_per_atom(Composition(composition))
+        assert hull.point(composition).energy_ev_per_atom == pytest.approx(expected, abs=1e-6)
+
+
+def test_order_of_entries_does_not_matter():
+    forward, backward = (Hull(*zip(*phases, strict=True)) for phases in (BINARY, BINARY[::-1]))
+    assert forward.point({"Na": 2, "Cl": 1}) == backward.point({"Na": 2, "Cl": 1})
+
+
+def test_elements_without_reference():
+    hull = Hull([{"Na": 1}, {"Na": 1, "Cl": 1}], [-1.0, -3.0])
+    with pytest.raises(NoReference, match="Cl"):
+        hull.point({"Na": 1, "Cl": 1})
+    with pytest.raises(NoReference, match="no elemental phase of K"):
+        hull.formation_energy({"K": 1}, 0.0)
+
+
+def test_bad_entries_are_refused():
+    with pytest.raises(ValueError, match="not a number"):
+        Hull([{"Na": 1}], [float("nan")])
+    with pytest.raises(ValueError, match="not a composition"):
+        composition_of([])
+
+
+def phase(structure_id, numbers, energy, source="sevennet:7net-0"):
+    return {
+        "structure_id": structure_id,
+        "atomic_numbers": numbers,
+        "energy_ev_per_atom": energy,
+        "energy_source": source,
+    }
+
+
+def relaxed(status="ok", numbers=(11, 17), energy=-3.2, potential="sevennet:7net-0"):
+    row = {
+        "structure_id": "sft-000000",
+        "status": status,
+        "error": None if status == "ok" else "why",
+        "potential": potential,
+    }
+    return row | {"atomic_numbers": numbers, "energy_ev_per_atom": energy if status == "ok" else None}
+
+
+PHASES = [phase("element-011", [11], -1.0), phase("element-017", [17, 17], -2.0), phase("m-1", [11, 17], -3.0)]
+
+
+def test_rows():
+    hull = hull_of_phases(PHASES)
+    row = hull_row(hull, relaxed())
+    assert row["e_above_hull_ev_per_atom"] == pytest.approx(-0.2)
+    assert row["formation_energy_ev_per_atom"] == pytest.approx(-1.7)
+    assert row["decomposition"] == "1.000 NaCl"
+    for status in ("relax_failed", "not_converged", "not_attempted"):
+        assert hull_row(hull, relaxed(status)) == {"structure_id": "sft-000000", "status": status, "error": "why"}
+    row = hull_row(hull, relaxed(numbers=(11, 19)))
+    assert row["status"] == "no_reference" and "K" in row["error"] and "energy_ev_per_atom" not in row
+
+
+def test_energies_of_another_potential_are_refused():
+    with pytest.raises(ValueError, match=r"mp_dft.*sevennet:7net-0"):
+        check_same_potential([phase("m-1", [11], -1.0, "mp_dft")], [relaxed()])
+    with pytest.raises(ValueError, match="1 of 4 competing phases have no energy_ev_per_atom .m-2"):
+        hull_of_phases([*PHASES, phase("m-2", [11], None)])
+    check_same_potential(PHASES, [relaxed()])

@@ -1,0 +1,103 @@
+"""The config is refused before any job starts, in words that name the key, the value and the remedy."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hullseeker.configuration import ConfigError, check_config, replace_systems
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "schemas" / "config.schema.yaml"
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config["data"] |= {"source": "demo", "materials": None}
+    return config
+
+
+def keys_of(config, schema, path=""):
+    """Yield keys that stand in one of config and schema only."""
+    for name in config.keys() ^ schema["properties"].keys():
+        yield f"{path}{name}"
+    for name, value in config.items():
+        inner = schema["properties"].get(name, {})
+        if isinstance(value, dict) and "properties" in inner:
+            yield from keys_of(value, inner, f"{path}{name}.")
+
+
+def test_config_and_schema_name_the_same_keys(config):
+    assert list(keys_of(config, yaml.safe_load(SCHEMA.read_text()))) == []
+
+
+def test_every_key_of_the_schema_is_closed():
+    def closed(schema):
+        if schema.get("type") == "object":
+            assert schema["additionalProperties"] is not True
+            assert "additionalProperties" in schema
+        for inner in schema.get("properties", {}).values():
+            closed(inner)
+
+    closed(yaml.safe_load(SCHEMA.read_text()))
+
+
+@pytest.mark.parametrize("overlay", sorted(p.name for p in (ROOT / "experiments").glob("*.yaml")))
+def test_overlays_are_valid(config, overlay):
+    for section, value in yaml.safe_load((ROOT / "experiments" / overlay).read_text()).items():
+        config[section] = {**config[section], **value} if isinstance(value, dict) and section != "systems" else value
+    check_config(config, SCHEMA)
+
+
+def set_key(config, dotted, value):
+    *sections, key = dotted.split(".")
+    for section in sections:
+        config = config[section]
+    config[key] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("relax.potental", "sevennet", ["relax.potental", "did you mean potential"]),
+        ("relax.potential", "uma", ["relax.potential", "'uma'", "sevennet, chgnet"]),
+        ("sft.n_epochs", "three", ["sft.n_epochs", "'three'", "number"]),
+        ("sft.n_epochs", 0, ["sft.n_epochs", "above 0"]),
+        ("hull.reference", "mp", ["hull.reference", "'mp'", "evaluator"]),
+        ("data.test_fraction", 1.5, ["data.test_fraction", "1.5", "below 1"]),
+        ("systems", {}, ["systems", "at least one"]),
+        ("systems.base.kind", "cdvae", ["systems.base.kind", "language_model"]),
+        ("systems.base.stages", ["grpo", "sft"], ["systems.base.stages", "sft comes first"]),
+        ("sft.device_batch_size", 7, ["sft.device_batch_size is 7", "divide sft.batch_size (64)"]),
+        ("grpo.device_batch_size", 7, ["grpo.device_batch_size is 7", "(128)"]),
+        ("grpo.energy_clip_ev_per_atom", [5, -15], ["energy_clip_ev_per_atom", "lower bound first"]),
+        ("relax.potential", "chgnet", ["'chgnet'", "use relax.potential: sevennet"]),
+        ("data.source", "files", ["data.materials is None", "data.source: demo"]),
+        ("prompt.path", "nowhere.txt", ["prompt.path", "nowhere.txt"]),
+        ("seed", None, ["seed is None", "integer"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_remedy(config, key, value, words):
+    broken = copy.deepcopy(config)
+    set_key(broken, key, value)
+    with pytest.raises(ConfigError) as caught:
+        check_config(broken, SCHEMA)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_missing_key_is_named(config):
+    del config["relax"]["max_steps"]
+    with pytest.raises(ConfigError, match="relax lacks max_steps"):
+        check_config(config, SCHEMA)
+
+
+def test_an_overlays_systems_replace_the_default_ones(config, tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("systems:\n  mine: {kind: language_model, label: Mine, stages: [sft]}\n")
+    config["systems"]["mine"] = {"kind": "language_model", "label": "Mine", "stages": ["sft"]}
+    replace_systems(config, [overlay])
+    assert list(config["systems"]) == ["mine"]

@@ -1,0 +1,137 @@
+"""What a person reads: our values with intervals, the paper's beside them, nulls as dashes, notes."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from snakemake.iocontainers import InputFiles
+
+from render_tables import columns_of, main
+
+PAPER = Path(__file__).parents[2] / "resources" / "paper_tables.csv"
+
+TABLE1 = """system,label,n_samples,e_hull_mean_ev_per_atom,e_hull_mean_ev_per_atom_ci_low,e_hull_mean_ev_per_atom_ci_high,e_hull_std_ev_per_atom,e_hull_median_ev_per_atom,stability_rate_pct,stability_rate_pct_ci_low,stability_rate_pct_ci_high,stability_rate_all_pct,stability_rate_prompted_pct,parse_rate_pct,formula_match_pct,match_rate_pct,rmsd_ang,rmsd_norm,n_relaxed
+sft,A & B_1|x <i>,200,0.4,0.3,0.5,1.5,0.2,25,20,30,20,15,90,61.5,50,0.05,0.02,160
+mine,Mine,0,,,,,,,,,,,,,,,,0
+"""  # noqa: E501
+SUN = """system,label,n_samples,sun_pct,sun_pct_ci_low,sun_pct_ci_high,sun_on_hull_pct,unique_pct,novel_pct
+sft,SFT,200,5,2,8,1,90,80
+"""
+LEDGER = """system,step,status,n
+sft,sample,ok,180
+sft,sample,parse_failed,20
+sft,relax,ok,160
+sft,relax,not_converged,40
+"""
+
+
+class Cells(HTMLParser):
+    """Collects the rows of cells, and whether every tag that opens closes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.open = [], []
+
+    def handle_starttag(self, tag, _attrs):
+        if tag != "meta":
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += " " + data
+
+
+def render(folder, table, **given):
+    inputs = {"paper_tables": str(PAPER)}
+    for name, text in given.items():
+        (folder / f"{name}.csv").write_text(text)
+        inputs[name] = str(folder / f"{name}.csv")
+    output = SimpleNamespace(**{kind: folder / f"{table}.{kind}" for kind in ("md", "tex", "html")})
+    params = SimpleNamespace(table=table, footnotes={table: ["Stable: E_hull < 0.1 eV/atom & 100% ours."]})
+    main(SimpleNamespace(input=InputFiles(fromdict=inputs), params=params, output=output, log=[None]))
+    return {kind: path.read_text(encoding="utf-8") for kind, path in vars(output).items()}
+
+
+def markdown_rows(text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_table1_markdown(tmp_path):
+    rows = markdown_rows(render(tmp_path, "table1", table1=TABLE1)["md"])
+    assert {len(row) for row in rows} == {len(rows[0])}
+    names = [re.findall(r"`(\w+)`", head)[0] if "`" in head else head for head in rows[0]]
+    sft, mine = (dict(zip(names, row, strict=True)) for row in rows[2:])
+    assert sft["stability_rate_pct"] == "25.00 [20.00, 30.00]"
+    assert sft["stability_rate_pct_paper_value"] == "26.5"
+    assert sft["e_hull_mean_ev_per_atom"] == "0.400 ± 1.500 [0.300, 0.500]"
+    assert sft["e_hull_mean_ev_per_atom_paper_value"] == "0.374 ± 1.792"
+    assert sft["formula_match_pct"] == "61.50" and sft["n_relaxed"] == "160"
+    assert mine["stability_rate_pct"] == mine["stability_rate_pct_paper_value"] == "–"
+    assert mine["n_samples"] == "0"
+
+
+def test_html_is_whole_escaped_and_selfcontained(tmp_path):
+    page = render(tmp_path, "table1", table1=TABLE1)["html"]
+    cells = Cells()
+    cells.feed(page[page.index("<html") :])
+    assert not cells.open and len({len(row) for row in cells.rows}) == 1 and len(cells.rows) == 3
+    assert "<i>" not in page and "A &amp; B_1|x &lt;i&gt;" in page
+    assert "<style>" in page and "http" not in page and "src=" not in page
+    assert "<li>Stable: E_hull &lt; 0.1 eV/atom &amp; 100% ours.</li>" in page
+
+
+def test_latex_rows_have_one_length_and_no_bare_specials(tmp_path):
+    text = render(tmp_path, "table1", table1=TABLE1)["tex"]
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 4  # heads, a system and its intervals, a system without any
+    assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
+    assert r"A \& B\_1|x" in text and r"100\% ours" in text
+    assert not re.search(r"(?<!\\)[%_^](?!.*columns)", text.split("\n", 1)[1])
+
+
+def test_formula_match_stands_beside_every_rate(tmp_path):
+    rows = markdown_rows(render(tmp_path, "sun", sun=SUN, table1=TABLE1)["md"])
+    names = [re.findall(r"`(\w+)`", head) for head in rows[0]]
+    assert rows[2][names.index(["formula_match_pct"])] == "61.50"
+    assert rows[2][names.index(["sun_pct"])] == "5.00 [2.00, 8.00]"
+
+
+def test_ledger_has_a_column_per_status(tmp_path):
+    rows = markdown_rows(render(tmp_path, "failure_ledger", failure_ledger=LEDGER)["md"])
+    names = [re.findall(r"`(\w+)`", head)[0] if "`" in head else head for head in rows[0]]
+    assert names == ["system", "step", "ok", "parse_failed", "not_converged"]
+    assert rows[2:] == [["sft", "sample", "180", "20", "0"], ["sft", "relax", "160", "0", "40"]]
+
+
+def test_paper_values_as_printed():
+    paper = pd.read_csv(PAPER, dtype=str, keep_default_na=False)
+    assert not paper.duplicated(["table", "system", "column"]).any() and len(paper) == 5 * 4 + 5 * 8
+    value = paper.set_index(["table", "system", "column"])["value"]
+    assert value["table1", "rl", "stability_rate_pct"] == "7.6"
+    assert value["table1", "rl", "match_rate_pct"] == "84.40"
+    assert value["table2", "sft_rl", "composition_diversity"] == "16.680"
+    assert value["table2", "cdvae", "composition_novelty"] == "0.763"
+
+
+@pytest.mark.parametrize("choice", ["paper", "cdvae"])
+def test_printed_structure_validity_is_chosen(choice):
+    numbers = ["composition_validity", "coverage_recall", "coverage_precision", "structure_diversity"]
+    numbers += ["composition_diversity", "structure_novelty", "composition_novelty"]
+    frame = pd.DataFrame([{"system": "rl", "label": "RL", "n_samples": 9, **dict.fromkeys(numbers, 0.5)}])
+    frame["structure_validity_paper"], frame["structure_validity_cdvae"] = 0.75, 0.25
+    paper = pd.read_csv(PAPER, dtype=str, keep_default_na=False)
+    columns = {c.name: c.cells[0][0] for c in columns_of("table2", frame, paper, choice=choice)}
+    assert columns[f"structure_validity_{choice}"] == {"paper": "0.750", "cdvae": "0.250"}[choice]
+    assert columns["structure_validity_paper_value"] == "1.000"

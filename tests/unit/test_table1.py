@@ -1,0 +1,164 @@
+"""Table 1: denominators, intervals of ratios, and systems with nothing to show."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from snakemake.iocontainers import InputFiles
+
+from hullseeker.result_tables import read_system
+from hullseeker.tables import TableError, write_table
+from make_ledger import ledger_rows
+from make_table1 import ORDER, WITH_INTERVAL, main, ratio_interval, row_of_system
+
+SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 1000}
+SYSTEM = {"system": "sft", "label": "Qwen2.5 SFT"}
+CELL = {
+    "lattice_ang": [4.0, 0, 0, 0, 4.0, 0, 0, 0, 4.0],
+    "atomic_numbers": [11, 17],
+    "frac_coords": [0.0] * 3 + [0.5] * 3,
+}
+
+# prompt, formula (None: not parsed), relaxation, E_hull (None: no hull), matched, rmsd_norm, rmsd_ang
+ROWS = [
+    ("NaCl", "NaCl", "ok", 0.05, True, 0.01, 0.03),
+    ("Na2Cl2", "NaCl", "ok", 0.25, True, 0.03, 0.09),
+    ("KCl", "NaCl", "ok", -0.02, False, None, None),
+    ("NaCl", "NaCl", "ok", None, True, 0.05, 0.15),
+    ("NaCl", "NaCl", "not_converged", None, None, None, None),
+    ("NaCl", "NaCl", "relax_failed", None, None, None, None),
+    ("NaCl", None, "not_attempted", None, None, None, None),
+    ("NaCl", None, "not_attempted", None, None, None, None),
+]
+
+
+def write_system(folder, rows):
+    """Write the tables of one system; return their paths by schema name."""
+    tables = {name: [] for name in ("samples", "relaxed", "hull", "matches", "novelty", "fingerprints")}
+    for i, (prompt, formula, relaxation, e_hull, matched, rmsd_norm, rmsd_ang) in enumerate(rows):
+        key, cell = {"structure_id": f"sft-{i:06d}"}, CELL if formula else {}
+        outcome = {"status": relaxation, "error": None if relaxation == "ok" else "why"}
+        about = {
+            "system": "sft",
+            "prompt_formula": prompt,
+            "formula": formula,
+            "status": "ok" if formula else "parse_failed",
+        }
+        tables["samples"].append(key | about | cell)
+        tables["relaxed"].append(key | outcome | {"potential": "p"} | (CELL if relaxation == "ok" else {}))
+        hull = "no_reference" if relaxation == "ok" and e_hull is None else relaxation
+        tables["hull"].append(key | outcome | {"status": hull, "e_above_hull_ev_per_atom": e_hull})
+        tables["matches"].append(key | outcome | {"matched": matched, "rmsd_norm": rmsd_norm, "rmsd_ang": rmsd_ang})
+        tables["novelty"].append(key | {"status": "ok" if formula else "not_attempted"})
+        tables["fingerprints"].append(key | {"status": "ok" if formula else "not_attempted", "content_key": "c"})
+    for name, table in tables.items():
+        write_table(folder / f"{name}.parquet", table, name)
+    return {name: folder / f"{name}.parquet" for name in tables}
+
+
+def row_of(folder, rows, seed=1):
+    paths = write_system(folder, rows)
+    frames = read_system(**{name: paths[name] for name in ("samples", "relaxed", "hull", "matches")})
+    return row_of_system(SYSTEM, frames, SETTINGS, seed)
+
+
+def test_denominators(tmp_path):
+    row = row_of(tmp_path, ROWS)
+    assert (row["n_samples"], row["n_relaxed"]) == (8, 4)
+    assert row["stability_rate_pct"] == pytest.approx(100 * 2 / 4)
+    assert row["stability_rate_all_pct"] == pytest.approx(100 * 2 / 8)
+    assert row["stability_rate_prompted_pct"] == pytest.approx(100 * 1 / 8)
+    assert row["parse_rate_pct"] == pytest.approx(100 * 6 / 8)
+    assert row["formula_match_pct"] == pytest.approx(100 * 5 / 8)
+    assert row["match_rate_pct"] == pytest.approx(100 * 3 / 4)
+    assert row["rmsd_norm"] == pytest.approx(0.03)
+    assert row["rmsd_ang"] == pytest.approx(0.09)
+    assert row["e_hull_mean_ev_per_atom"] == pytest.approx(0.28 / 3)
+    assert row["e_hull_median_ev_per_atom"] == pytest.approx(0.05)
+    assert row["e_hull_std_ev_per_atom"] == pytest.approx(np.std([0.05, 0.25, -0.02], ddof=1))
+    for name in WITH_INTERVAL:
+        assert row[f"{name}_ci_low"] < row[name] < row[f"{name}_ci_high"]
+
+
+def test_columns_and_order(tmp_path):
+    expected = ["system", "label", "n_samples"]
+    for name in ORDER:
+        expected += [name, f"{name}_ci_low", f"{name}_ci_high"] if name in WITH_INTERVAL else [name]
+    assert list(row_of(tmp_path, ROWS)) == expected
+
+
+def test_order_of_rows_does_not_matter(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    assert row_of(tmp_path / "a", ROWS) == pytest.approx(row_of(tmp_path / "b", ROWS[::-1]))
+    assert row_of(tmp_path / "a", ROWS, seed=1) != row_of(tmp_path / "a", ROWS, seed=2)
+
+
+def test_threshold_is_strict(tmp_path):
+    assert row_of(tmp_path, [("NaCl", "NaCl", "ok", 0.1, True, 0.0, 0.0)])["stability_rate_pct"] == 0
+
+
+def test_system_without_samples(tmp_path):
+    row = row_of(tmp_path, [])
+    assert (row["n_samples"], row["n_relaxed"]) == (0, 0)
+    assert all(math.isnan(row[name]) for name in row if name not in ("system", "label", "n_samples", "n_relaxed"))
+
+
+def test_system_where_all_failed(tmp_path):
+    row = row_of(tmp_path, ROWS[-1:] * 5)
+    assert (row["n_samples"], row["n_relaxed"]) == (5, 0)
+    assert [row[n] for n in ("parse_rate_pct", "stability_rate_all_pct", "formula_match_pct")] == [0, 0, 0]
+    for name in ("stability_rate_pct", "match_rate_pct", "rmsd_ang", "rmsd_norm", "e_hull_mean_ev_per_atom"):
+        assert all(math.isnan(row[n]) for n in (name, f"{name}_ci_low", f"{name}_ci_high"))
+
+
+def test_no_prompts_no_prompted_rates(tmp_path):
+    row = row_of(tmp_path, [(None, *rest) for _, *rest in ROWS])
+    for name in ("formula_match_pct", "stability_rate_prompted_pct"):
+        assert all(math.isnan(row[n]) for n in (name, f"{name}_ci_low", f"{name}_ci_high"))
+    assert row["stability_rate_all_pct"] == pytest.approx(25)
+
+
+def test_ratio_interval_against_the_delta_method():
+    rng = np.random.default_rng(0)
+    denominator = (rng.random(4000) < 0.3).astype(float)
+    numerator = denominator * (rng.random(4000) < 0.4)
+    ratio, n = numerator.sum() / denominator.sum(), denominator.sum()
+    half = 1.96 * math.sqrt(ratio * (1 - ratio) / n)
+    low, high = ratio_interval(numerator, denominator, 7, 2000)
+    assert low == pytest.approx(ratio - half, abs=0.1 * half)
+    assert high == pytest.approx(ratio + half, abs=0.1 * half)
+    assert all(map(math.isnan, ratio_interval(np.zeros(3), np.zeros(3), 7, 10)))
+
+
+def test_script_and_ledger(tmp_path):
+    paths = write_system(tmp_path, ROWS)
+    (tmp_path / "empty").mkdir()
+    empty = write_system(tmp_path / "empty", [])
+    snakemake = SimpleNamespace(
+        input=InputFiles(fromdict={name: [str(paths[name]), str(empty[name])] for name in paths}),
+        params=SimpleNamespace(settings=SETTINGS, seed=3, systems=[SYSTEM, {"system": "rl", "label": "RL"}]),
+        output=SimpleNamespace(csv=tmp_path / "t.csv", parquet=tmp_path / "t.parquet"),
+        log=[None],
+    )
+    main(snakemake)
+    csv, parquet = pd.read_csv(tmp_path / "t.csv"), pd.read_parquet(tmp_path / "t.parquet")
+    assert list(csv.columns) == list(parquet.columns) and list(csv["n_relaxed"]) == [4, 0]
+    assert np.allclose(csv.iloc[:, 3:], parquet.iloc[:, 3:], rtol=1e-5, equal_nan=True)
+    assert csv["e_hull_mean_ev_per_atom"][0] == 0.0933333  # six significant digits
+
+    rows = ledger_rows("sft", read_system(**paths))
+    counts = {(row["step"], row["status"]): row["n"] for row in rows}
+    assert counts["sample", "parse_failed"] == 2 and counts["hull", "no_reference"] == 1
+    assert all(sum(n for (step, _), n in counts.items() if step == s) == len(ROWS) for s, _ in counts)
+    assert {(row["step"], row["n"]) for row in ledger_rows("rl", read_system(**empty))} == {
+        (step, 0) for step in ("sample", "relax", "hull", "match", "novelty", "fingerprint")
+    }
+
+
+def test_foreign_children_are_refused(tmp_path):
+    (tmp_path / "other").mkdir()
+    paths, other = write_system(tmp_path, ROWS), write_system(tmp_path / "other", ROWS[:3])
+    with pytest.raises(TableError, match="5 missing ids"):
+        read_system(paths["samples"], hull=other["hull"])

@@ -1,0 +1,116 @@
+"""The config, checked before any job starts: schema first, then combinations that cannot work.
+
+Needs: jsonschema, pyyaml.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+
+class ConfigError(ValueError):
+    """A config that names an unknown key, a wrong value, or a combination that cannot work."""
+
+
+def replace_systems(config: dict, overlay_paths: list[str | Path]) -> None:
+    """Let the last overlay that has `systems` replace them: Snakemake alone would merge them with the defaults."""
+    for path in overlay_paths:
+        overlay = yaml.safe_load(Path(path).read_text()) or {}
+        if "systems" in overlay:
+            config["systems"] = overlay["systems"]
+
+
+def check_config(config: Mapping, schema_path: str | Path) -> None:
+    """Raise ConfigError with one line per problem: the key, its value, what was expected, what to do."""
+    schema = yaml.safe_load(Path(schema_path).read_text())
+    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda e: [str(p) for p in e.absolute_path])
+    problems = [line for error in errors for line in _describe(error)]
+    if not problems:
+        problems = _check_combinations(config)
+    if problems:
+        raise ConfigError("the config cannot be used:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def _describe(error: ValidationError) -> list[str]:
+    key = ".".join(str(part) for part in error.absolute_path) or "the config"
+    value, rule = error.instance, error.validator_value
+    hint = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
+    meaning = f" ({hint})" if hint else ""
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        lines = []
+        for unknown in [name for name in value if name not in known]:
+            close = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.5)
+            remedy = f"did you mean {close[0]}?" if close else f"known keys are {', '.join(known)}"
+            place = f"{key}." if error.absolute_path else ""
+            lines.append(f"{place}{unknown} (value {value[unknown]!r}) is not a key of the config; {remedy}")
+        return lines
+    if error.validator == "required":
+        missing = [name for name in rule if name not in value]
+        return [f"{key} lacks {name}; add it" for name in missing]
+    expected = {
+        "enum": lambda: f"must be one of {', '.join(map(str, rule))}",
+        "type": lambda: f"must be of type {rule if isinstance(rule, str) else ' or '.join(rule)}",
+        "minimum": lambda: f"must be at least {rule}",
+        "exclusiveMinimum": lambda: f"must be above {rule}",
+        "maximum": lambda: f"must be at most {rule}",
+        "exclusiveMaximum": lambda: f"must be below {rule}",
+        "pattern": lambda: f"must match {rule}",
+        "minProperties": lambda: "must have at least one entry",
+        "propertyNames": lambda: "has a name that is not allowed",
+    }.get(error.validator, lambda: error.message)()
+    return [f"{key} is {value!r}; it {expected}{meaning}"]
+
+
+def _check_combinations(config: Mapping) -> list[str]:
+    problems = []
+    sft, grpo, data, relax = config["sft"], config["grpo"], config["data"], config["relax"]
+    if sft["batch_size"] % sft["device_batch_size"]:
+        problems.append(
+            f"sft.device_batch_size is {sft['device_batch_size']}; it must divide sft.batch_size ({sft['batch_size']})"
+        )
+    completions = grpo["group_size"] * grpo["prompts_per_step"]
+    if completions % grpo["device_batch_size"]:
+        problems.append(
+            f"grpo.device_batch_size is {grpo['device_batch_size']}; it must divide group_size x prompts_per_step ({completions})"
+        )
+    low, high = grpo["energy_clip_ev_per_atom"]
+    if low >= high:
+        problems.append(f"grpo.energy_clip_ev_per_atom is [{low}, {high}]; give the lower bound first")
+    if data["test_fraction"] + data["validation_fraction"] >= 1:
+        problems.append(
+            f"data.test_fraction + data.validation_fraction is {data['test_fraction'] + data['validation_fraction']:g}; "
+            "it must leave something to train on, so stay below 1"
+        )
+    if data["source"] == "files":
+        if not data["materials"] or not Path(data["materials"]).is_file():
+            problems.append(
+                f"data.materials is {data['materials']!r}, which does not exist; give the path of your materials table, "
+                "or use data.source: demo"
+            )
+        if config["hull"]["competing_phases"] and not Path(config["hull"]["competing_phases"]).is_file():
+            problems.append(f"hull.competing_phases is {config['hull']['competing_phases']!r}, which does not exist")
+    if data["source"] == "demo" and relax["potential"] != "sevennet":
+        problems.append(
+            f"relax.potential is {relax['potential']!r}, but the embedded data set was relaxed with sevennet, and energies of two "
+            "potentials do not share a hull; use relax.potential: sevennet"
+        )
+    if config["table2"]["structure_cutoff"] <= config["table2"]["structure_novelty_cutoff"]:
+        problems.append("table2.structure_novelty_cutoff must be below table2.structure_cutoff")
+    for name, system in config["systems"].items():
+        stages = system["stages"]
+        if len(set(stages)) != len(stages) or ("sft" in stages and stages.index("sft") != 0):
+            problems.append(f"systems.{name}.stages is {stages}; a stage comes once, and sft comes first")
+    template = Path(config["prompt"]["path"])
+    if not template.is_file():
+        problems.append(f"prompt.path is {str(template)!r}, which does not exist; the paper's prompt is resources/prompt.txt")
+    elif template.read_text().count("{formula}") != 1:
+        problems.append(f"{template} must contain {{formula}} exactly once; that is where the chemical formula goes")
+    return problems
+

@@ -1,0 +1,161 @@
+"""Figure 2: how the energies above the hull of each system are distributed, and the numbers behind the picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hullseeker.drawing import GREY, PAGE_WIDTH_IN, Named, empty_panel, named, paper_style, save_figure
+from hullseeker.logs import logging_to
+from hullseeker.provenance import seed_for
+from hullseeker.result_tables import as_paths
+from hullseeker.tables import read_table, replacing
+
+N_BINS, N_GRID, N_RESAMPLES = 40, 400, 1000
+INTERVAL_PCT = (2.5, 97.5)
+LEAST_AXIS_EV_PER_ATOM, WIDEST_AXIS_EV_PER_ATOM = (-0.1, 0.5), (-1.0, 2.0)
+QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
+
+
+def hull_energies(rows: Sequence[Mapping]) -> np.ndarray:
+    """Return the sorted energies above the hull, eV/atom, of the rows with status ok; shape (n,), n may be 0."""
+    return np.sort([row["e_above_hull_ev_per_atom"] for row in rows if row["status"] == "ok"]).astype(float)
+
+
+def axis_range(samples: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return the drawn range in eV/atom, in steps of 0.1: every system's 2% and 90% quantiles, within fixed bounds."""
+    low, high = LEAST_AXIS_EV_PER_ATOM
+    for energies in samples:
+        if energies.size:
+            low, high = min(low, np.quantile(energies, 0.02)), max(high, np.quantile(energies, 0.9))
+    low, high = max(low, WIDEST_AXIS_EV_PER_ATOM[0]), min(high, WIDEST_AXIS_EV_PER_ATOM[1])
+    return round(float(np.floor(round(low * 10, 6)) / 10), 1), round(float(np.ceil(round(high * 10, 6)) / 10), 1)
+
+
+def summary_row(system: Named, energies: np.ndarray, bounds: tuple[float, float]) -> dict:
+    """Return the row of the CSV: counts and quantiles (eV/atom, linear interpolation); quantiles empty where n is 0."""
+    quantiles = np.quantile(energies, list(QUANTILES.values())) if energies.size else [None] * len(QUANTILES)
+    beyond = int(np.sum((energies < bounds[0]) | (energies > bounds[1])))
+    head = {"system": system.key, "label": system.label, "n": int(energies.size)}
+    return {**head, **dict(zip(QUANTILES, quantiles, strict=True)), "n_beyond_axis": beyond}
+
+
+def cumulative_share(energies: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Return the share of energies not above each point of the sorted grid."""
+    return np.searchsorted(energies, grid, side="right") / energies.size
+
+
+def bootstrap_band(shares: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Return the 95% band (2, n_grid) of an empirical distribution, from resamples of its `n` values.
+
+    Resampling values is drawing multinomial counts of the steps between the grid's points.
+    """
+    steps = np.diff(shares, prepend=0.0, append=1.0).clip(0.0)
+    counts = np.random.default_rng(seed).multinomial(n, steps / steps.sum(), size=N_RESAMPLES)
+    return np.percentile(counts.cumsum(axis=1)[:, :-1] / n, INTERVAL_PCT, axis=0)
+
+
+def draw_histogram(axes: Axes, drawn: Sequence[tuple[Named, np.ndarray]], bounds: tuple[float, float]) -> None:
+    """Draw the share of relaxed samples per bin; the first and last bin, set apart, hold what lies beyond the axis."""
+    edges = np.linspace(*bounds, N_BINS + 1)
+    width = edges[1] - edges[0]
+    outer = {-1: bounds[0] - 2.5 * width, 1: bounds[1] + 2.5 * width}
+    for place, (system, energies) in enumerate(drawn):
+        inside, _ = np.histogram(energies, edges)
+        axes.stairs(100 * inside / energies.size, edges, color=system.colour, linewidth=1.2)
+        axes.stairs(100 * inside / energies.size, edges, color=system.colour, fill=True, alpha=0.08, linewidth=0)
+        for side, count in ((-1, (energies < bounds[0]).sum()), (1, (energies > bounds[1]).sum())):
+            if count:
+                x = outer[side] + (place - (len(drawn) - 1) / 2) * 2.6 * width / len(drawn)
+                axes.bar(x, 100 * count / energies.size, 2.6 * width / len(drawn), color=system.colour, alpha=0.85)
+    for side, sign in ((-1, "<"), (1, ">")):
+        if any(((energies - bounds[side > 0]) * side > 0).any() for _, energies in drawn):
+            words = f"{sign} {bounds[side > 0]:g}".replace("-", "−")
+            axes.text(
+                outer[side], -0.025, words, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=6
+            )
+    axes.set(ylabel="share of relaxed samples (%)", xlim=(bounds[0] - 5 * width, bounds[1] + 5 * width))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(5, steps=[1, 2, 5, 10], prune="both")
+    )  # leaves room for the words under the rim
+    axes.set_title("a  distribution; bars at the rim: beyond the axis", loc="left")
+
+
+def draw_cumulative(
+    axes: Axes, drawn: Sequence[tuple[Named, np.ndarray]], bounds: tuple[float, float], threshold: float, seed: int
+) -> None:
+    """Draw the cumulative distribution of each system with its bootstrap band and its median."""
+    grid = np.linspace(*bounds, N_GRID)
+    for system, energies in drawn:
+        shares = cumulative_share(energies, grid)
+        low, high = bootstrap_band(shares, energies.size, seed_for(seed, "plot_hull_distribution", system.key))
+        axes.fill_between(grid, 100 * low, 100 * high, color=system.colour, alpha=0.13, linewidth=0)
+        axes.plot(grid, 100 * shares, color=system.colour)
+        if bounds[0] <= (median := np.median(energies)) <= bounds[1]:
+            axes.plot(
+                median,
+                50,
+                "o",
+                color=system.colour,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                markersize=5,
+                zorder=5,
+            )
+    axes.axhline(50, color=GREY, linewidth=0.4, zorder=0)
+    axes.text(threshold, 101, f" stable below {threshold:g}", fontsize=6, color=GREY, va="bottom")
+    axes.set(ylabel="relaxed samples at or below (%)", xlim=bounds, ylim=(0, 100))
+    axes.set_title("b  cumulative; dots: medians", loc="left", pad=12)
+
+
+def draw_figure(
+    blocks: Sequence[tuple[Named, np.ndarray, int]], bounds: tuple[float, float], threshold: float, seed: int
+) -> Figure:
+    """Draw both panels of (system, energies, number drawn); a system without energies is in the key only."""
+    figure = Figure(figsize=(PAGE_WIDTH_IN, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    drawn = [(system, energies) for system, energies, _ in blocks if energies.size]
+    if drawn:
+        draw_histogram(left, drawn, bounds)
+        draw_cumulative(right, drawn, bounds, threshold, seed)
+        for axes in (left, right):
+            axes.axvline(threshold, color=GREY, linestyle=(0, (4, 2)), linewidth=0.8, zorder=0)
+            axes.set_xlabel("energy above hull (eV/atom)")
+    else:
+        for axes in (left, right):
+            empty_panel(axes, "no relaxed samples")
+    keys = []
+    for system, energies, n_drawn in blocks:
+        words = f"{energies.size} of {n_drawn}" if energies.size else f"no relaxed samples, of {n_drawn}"
+        keys += left.plot([], [], color=system.colour, linewidth=2, label=f"{system.label} ({words})")
+    figure.legend(handles=keys, loc="outside lower center", ncols=3)
+    return figure
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    with logging_to(snakemake.log[0], "plot_hull_distribution") as log:
+        blocks = []
+        for system, path in zip(named(snakemake.params.systems), as_paths(snakemake.input.hull), strict=True):
+            rows = read_table(path, "hull").to_pylist()
+            blocks.append((system, hull_energies(rows), len(rows)))
+        bounds = axis_range([energies for _, energies, _ in blocks])
+        threshold = snakemake.params.settings["stable_below_ev_per_atom"]
+        with paper_style():
+            figure = draw_figure(blocks, bounds, threshold, snakemake.params.seed)
+            save_figure(figure, snakemake.output.pdf, snakemake.output.png)
+        with replacing(snakemake.output.csv) as beside:
+            pd.DataFrame([summary_row(s, e, bounds) for s, e, _ in blocks]).to_csv(
+                beside, index=False, lineterminator="\n"
+            )
+        log.info("done: %d systems in %.1f s", len(blocks), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,169 @@
+"""The reward audit: what the reward potential says of each generated structure against what the evaluator says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter
+from scipy.stats import spearmanr
+
+from hullseeker.drawing import ALARM, GREY, PAGE_WIDTH_IN, Named, empty_panel, named, paper_style, save_figure
+from hullseeker.logs import logging_to
+from hullseeker.result_tables import as_paths
+from hullseeker.tables import read_table
+
+N_COLUMNS, PANEL_IN = 3, 2.35
+LIMITS_EV_PER_ATOM = (-10.0, 50.0)  # points outside are drawn on the rim, and counted
+LINEAR_BELOW_EV_PER_ATOM = 1.0
+TICKS_EV_PER_ATOM = (-10, -3, -1, 0, 1, 3, 10, 30)
+FEWEST_FOR_A_RANK_CORRELATION = 2
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The numbers of one panel; NaN where too few points have both energies."""
+
+    n: int
+    n_judged: int
+    n_fooled: int
+    spearman_rho: float
+    mean_gap_ev_per_atom: float
+
+
+def audit_frame(rows: Sequence[Mapping], threshold_ev_per_atom: float) -> pd.DataFrame:
+    """Return, of the rows with both formation energies: `evaluator`, `chgnet` (eV/atom), `judged` and `fooled`.
+
+    Fooled: the reward puts the structure below the known one of that composition, and the evaluator puts it at or
+    above the threshold. Judged: both of these can be told.
+    """
+    columns = dict.fromkeys(("evaluator", "chgnet", "energy", "reference", "e_hull"), float)
+    found = [
+        (
+            row["evaluator_formation_energy_ev_per_atom"],
+            row["chgnet_formation_energy_ev_per_atom"],
+            row["chgnet_energy_ev_per_atom"],
+            row["chgnet_reference_energy_ev_per_atom"],
+            row["e_above_hull_ev_per_atom"],
+        )
+        for row in rows
+        if row["status"] == "ok"
+    ]
+    frame = pd.DataFrame(found, columns=list(columns)).astype(columns)
+    frame = frame[np.isfinite(frame["evaluator"]) & np.isfinite(frame["chgnet"])]
+    frame["judged"] = frame[["energy", "reference", "e_hull"]].notna().all(axis=1)
+    frame["fooled"] = (
+        frame["judged"] & (frame["energy"] < frame["reference"]) & (frame["e_hull"] >= threshold_ev_per_atom)
+    )
+    return frame
+
+
+def audit_numbers(frame: pd.DataFrame) -> Audit:
+    """Return counts, Spearman's rank correlation, and the mean of reward minus evaluator, over all points."""
+    rho, gap = np.nan, float((frame["chgnet"] - frame["evaluator"]).mean()) if len(frame) else np.nan
+    varies = frame["chgnet"].nunique() > 1 and frame["evaluator"].nunique() > 1
+    if len(frame) >= FEWEST_FOR_A_RANK_CORRELATION and varies:
+        rho = float(spearmanr(frame["chgnet"], frame["evaluator"]).statistic)
+    return Audit(len(frame), int(frame["judged"].sum()), int(frame["fooled"].sum()), rho, gap)
+
+
+def common_limits(frames: Sequence[pd.DataFrame]) -> tuple[float, float]:
+    """Return the axis limits of all panels, eV/atom: what the data need, at least ±1, at most -10 to 50."""
+    values = np.concatenate([frame[["evaluator", "chgnet"]].to_numpy().ravel() for frame in frames] or [np.zeros(0)])
+    low, high = min(-1.0, *values, -1.0), max(1.0, *values, 1.0)
+    return max(low * 1.15, LIMITS_EV_PER_ATOM[0]), min(high * 1.15, LIMITS_EV_PER_ATOM[1])
+
+
+def draw_panel(axes: Axes, system: Named, frame: pd.DataFrame, limits: tuple[float, float], n_rows: int) -> None:
+    """Draw one parity panel with its numbers."""
+    low, high = limits
+    axes.set_xscale("symlog", linthresh=LINEAR_BELOW_EV_PER_ATOM, linscale=0.8)
+    axes.set_yscale("symlog", linthresh=LINEAR_BELOW_EV_PER_ATOM, linscale=0.8)
+    for one in (axes.xaxis, axes.yaxis):
+        one.set_major_locator(FixedLocator([t for t in TICKS_EV_PER_ATOM if low <= t <= high]))
+        one.set_minor_locator(FixedLocator([]))
+        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    line = np.linspace(low, high, 200)
+    axes.plot(line, line, color=GREY, linewidth=0.7, zorder=0)
+    outside = ((frame[["evaluator", "chgnet"]] < low) | (frame[["evaluator", "chgnet"]] > high)).any(axis=1)
+    for fooled, colour, within, size, order in ((False, system.colour, "o", 10, 2), (True, ALARM, "^", 18, 3)):
+        for clipped, marker in ((False, within), (True, "D")):
+            part = frame[(frame["fooled"] == fooled) & (outside == clipped)]
+            axes.scatter(
+                part["evaluator"].clip(low, high),
+                part["chgnet"].clip(low, high),
+                s=size,
+                c=colour,
+                marker=marker,
+                alpha=0.75,
+                linewidths=0.3,
+                edgecolors="white",
+                zorder=order,
+                clip_on=not clipped,
+            )
+    numbers = audit_numbers(frame)
+    rho = "n/a" if np.isnan(numbers.spearman_rho) else f"{numbers.spearman_rho:.2f}".replace("-", "−")
+    gap = f"{numbers.mean_gap_ev_per_atom:+.2f}".replace("-", "−")
+    words = [f"n = {numbers.n} of {n_rows}", f"Spearman ρ {rho}", f"mean gap {gap} eV/atom"]
+    words.append(f"fooled {numbers.n_fooled} of {n_rows} ({numbers.n_judged} judged)")
+    if outside.any():
+        words.append(f"{int(outside.sum())} on the rim")
+    axes.text(0.04, 0.97, "\n".join(words), transform=axes.transAxes, va="top", fontsize=6, linespacing=1.35)
+
+
+def draw_figure(blocks: Sequence[tuple[Named, pd.DataFrame, int]]) -> Figure:
+    """Draw a panel for each (system, frame of points, number of samples drawn), all on the same axes."""
+    n_columns = max(1, min(N_COLUMNS, len(blocks)))
+    n_rows = max(1, -(-len(blocks) // n_columns))
+    width = PAGE_WIDTH_IN * n_columns / N_COLUMNS
+    figure = Figure(figsize=(width, n_rows * PANEL_IN + 0.55), layout="constrained")
+    grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    limits = common_limits([frame for _, frame, _ in blocks])
+    for axes, (system, frame, n_drawn) in zip(grid, blocks, strict=False):
+        axes.set_title(system.label, color=system.colour, fontweight="bold")
+        if len(frame):
+            draw_panel(axes, system, frame, limits, n_drawn)
+        else:
+            axes.set_box_aspect(1)
+            empty_panel(axes, f"no audited samples, of {n_drawn} drawn")
+    for axes in grid[len(blocks) :]:
+        axes.set_axis_off()
+    figure.supxlabel("evaluator's formation energy of the generated structure (eV/atom)", fontsize=7)
+    figure.supylabel("reward's formation energy (CHGNet, eV/atom)", fontsize=7)
+    dot = {"linestyle": "none", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.3}
+    keys = [
+        Line2D(
+            [],
+            [],
+            marker="^",
+            color=ALARM,
+            label="fooled: reward says better than known, evaluator says unstable",
+            **dot,
+        ),
+        Line2D([], [], marker="D", color=GREY, label="beyond the axes", **dot),
+    ]
+    figure.legend(handles=keys, loc="outside upper center", ncols=2 if n_columns > 1 else 1)
+    return figure
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    with logging_to(snakemake.log[0], "plot_reward_audit") as log:
+        threshold, blocks = snakemake.params.settings["stable_below_ev_per_atom"], []
+        for system, path in zip(named(snakemake.params.systems), as_paths(snakemake.input.audit), strict=True):
+            rows = read_table(path, "reward_audit").to_pylist()
+            blocks.append((system, audit_frame(rows, threshold), len(rows)))
+        with paper_style():
+            save_figure(draw_figure(blocks), snakemake.output.pdf, snakemake.output.png)
+        log.info("done: %d systems in %.1f s", len(blocks), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

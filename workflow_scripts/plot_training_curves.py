@@ -1,0 +1,135 @@
+"""The training curves: loss of the supervised stage, reward and what goes with it of the reinforcement stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hullseeker.drawing import PAGE_WIDTH_IN, Named, empty_panel, named, paper_style, save_figure
+from hullseeker.logs import logging_to
+from hullseeker.result_tables import as_paths
+from hullseeker.tables import read_table
+
+N_COLUMNS, PANEL_HEIGHT_IN = 3, 1.75
+SMOOTHED_SHARE = 0.1  # of a curve's points, in the running mean
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: the stage and the quantity it draws, its vertical axis, and a second quantity drawn as dots."""
+
+    stage: str
+    quantity: str
+    title: str
+    scale: float = 1.0
+    dots: str | None = None
+    whole: bool = False  # show the axis from 0 to 100
+
+
+PANELS = (
+    Panel("sft", "loss", "loss (nats/token)", dots="eval_loss"),
+    Panel("sft", "learning_rate", "learning rate"),
+    Panel("grpo", "reward_mean", "mean reward"),
+    Panel("grpo", "reward_std", "deviation of rewards"),
+    Panel("grpo", "parse_share", "parsed completions (%)", 100, whole=True),
+    Panel("grpo", "formula_match_share", "of the prompted formula (%)", 100, whole=True),
+    Panel("grpo", "clipped_share", "rewards clipped (%)", 100),
+    Panel("grpo", "completion_tokens_mean", "completion length (tokens)"),
+    Panel("grpo", "entropy", "entropy (nats/token)"),
+    Panel("grpo", "kl", "KL from the starting model (nats)"),
+    Panel("grpo", "grad_norm", "gradient norm"),
+)
+
+
+def series(curve: pd.DataFrame, stage: str, quantity: str) -> pd.Series:
+    """Return the finite values of one quantity of one stage, indexed by step; of a step logged twice, the last.
+
+    A stage is named by its last part: the `sft-grpo` model's own training is `grpo`.
+    """
+    rows = curve[(curve["stage"].str.split("-").str[-1] == stage) & (curve["quantity"] == quantity)]
+    values = rows.set_index("step")["value"]
+    values = values[np.isfinite(values)]
+    return values[~values.index.duplicated(keep="last")].sort_index()
+
+
+def smoothed(values: pd.Series) -> pd.Series:
+    """Return the centred running mean over a tenth of the points (at least 3, always an odd number)."""
+    window = max(3, int(len(values) * SMOOTHED_SHARE)) | 1
+    return values.rolling(window, center=True, min_periods=1).mean()
+
+
+def panels_with_data(curves: Sequence[tuple[Named, pd.DataFrame]]) -> list[Panel]:
+    """Return the panels that at least one curve has values for."""
+
+    def quantities(panel: Panel) -> tuple[str, ...]:
+        return (panel.quantity,) if panel.dots is None else (panel.quantity, panel.dots)
+
+    return [p for p in PANELS if any(len(series(c, p.stage, q)) for _, c in curves for q in quantities(p))]
+
+
+def draw_panel(axes: Axes, panel: Panel, curves: Sequence[tuple[Named, pd.DataFrame]]) -> None:
+    """Draw one quantity of every curve that has it: raw values pale, the running mean on top."""
+    for stage, curve in curves:
+        values = panel.scale * series(curve, panel.stage, panel.quantity)
+        if len(values) == 1:
+            axes.plot(values.index, values, "s", color=stage.colour, markersize=3)
+        elif len(values):
+            axes.plot(values.index, values, color=stage.colour, linewidth=0.6, alpha=0.4)
+            average = smoothed(values)
+            axes.plot(average.index, average, color=stage.colour)
+        dots = panel.scale * series(curve, panel.stage, panel.dots) if panel.dots else []
+        if len(dots):
+            axes.plot(
+                dots.index,
+                dots,
+                "o",
+                color="white",
+                markeredgecolor=stage.colour,
+                markeredgewidth=1,
+                markersize=3.5,
+                zorder=5,
+            )
+    axes.set_title(panel.title + (", dots: held out" if panel.dots else ""), loc="left")
+    axes.set_xlabel("step")
+    axes.margins(x=0.03, y=0.08)
+    if panel.whole:
+        axes.set_ylim(-4, 104)
+
+
+def draw_figure(curves: Sequence[tuple[Named, pd.DataFrame]]) -> Figure:
+    """Draw every panel that has data; one panel that says so where none has."""
+    panels = panels_with_data(curves)
+    n_rows = max(1, -(-len(panels) // N_COLUMNS))
+    figure = Figure(figsize=(PAGE_WIDTH_IN, n_rows * PANEL_HEIGHT_IN + 0.3), layout="constrained")
+    if not panels:
+        empty_panel(figure.subplots(), "no training curves")
+        return figure
+    grid = figure.subplots(n_rows, N_COLUMNS, squeeze=False).ravel()
+    for axes, panel in zip(grid, panels, strict=False):
+        draw_panel(axes, panel, curves)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    keys = [grid[0].plot([], [], color=stage.colour, linewidth=2, label=stage.label)[0] for stage, _ in curves]
+    figure.legend(handles=keys, loc="outside lower center", ncols=max(1, len(keys)))
+    return figure
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    with logging_to(snakemake.log[0], "plot_training_curves") as log:
+        stages = named(snakemake.params.curves)
+        tables = [read_table(path, "training_curve").to_pandas() for path in as_paths(snakemake.input.curves)]
+        with paper_style():
+            figure = draw_figure(list(zip(stages, tables, strict=True)))
+            save_figure(figure, snakemake.output.pdf, snakemake.output.png)
+        log.info("done: %d curves in %.1f s", len(tables), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

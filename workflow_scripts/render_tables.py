@@ -1,0 +1,146 @@
+"""One table of results for people: Markdown, LaTeX and a self-contained HTML page, the paper's values beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from hullseeker.logs import logging_to
+from hullseeker.rendering import Column, n_rows, to_html, to_latex, to_markdown
+from hullseeker.tables import STATUSES, replacing
+
+NOTHING = "–"
+TITLES = {
+    "table1": "Table 1: stability",
+    "table2": "Table 2: validity, coverage, diversity and novelty",
+    "sun": "Stable, unique and novel",
+    "audit": "Reward audit: CHGNet against the evaluator",
+    "failure_ledger": "Failure ledger",
+}
+# Per table: column, its heading, decimals, its name in the paper's table ("" where the paper has none).
+COLUMNS: dict[str, list[tuple[str, str, int, str]]] = {
+    "table1": [
+        ("stability_rate_pct", "Stable, of relaxed (%)", 2, "stability_rate_pct"),
+        ("stability_rate_all_pct", "Stable, of all (%)", 2, ""),
+        ("stability_rate_prompted_pct", "Stable and as prompted, of all (%)", 2, ""),
+        ("formula_match_pct", "Formula as prompted, of all (%)", 2, ""),
+        ("parse_rate_pct", "Is a crystal, of all (%)", 2, ""),
+        ("match_rate_pct", "Relaxed matches generated (%)", 2, "match_rate_pct"),
+        ("rmsd_ang", "RMSD (Å)", 3, "rmsd_ang"),
+        ("rmsd_norm", "RMSD / (V/N)^(1/3)", 4, ""),
+        ("e_hull_mean_ev_per_atom", "E_hull mean ± std (eV/atom)", 3, "e_hull_mean_ev_per_atom"),
+        ("e_hull_median_ev_per_atom", "E_hull median (eV/atom)", 3, ""),
+    ],
+    "table2": [
+        ("structure_validity_{choice}", "Valid structure", 3, "structure_validity"),
+        ("composition_validity", "Valid composition", 3, "composition_validity"),
+        ("coverage_recall", "Coverage recall", 3, "coverage_recall"),
+        ("coverage_precision", "Coverage precision", 3, "coverage_precision"),
+        ("structure_diversity", "Structure diversity", 3, "structure_diversity"),
+        ("composition_diversity", "Composition diversity", 3, "composition_diversity"),
+        ("structure_novelty", "Structure novelty", 3, "structure_novelty"),
+        ("composition_novelty", "Composition novelty", 3, "composition_novelty"),
+    ],
+    "sun": [
+        ("sun_pct", "Stable, unique, novel (%)", 2, ""),
+        ("sun_on_hull_pct", "On the hull, unique, novel (%)", 2, ""),
+        ("unique_pct", "Unique (%)", 2, ""),
+        ("novel_pct", "Novel (%)", 2, ""),
+    ],
+    "audit": [
+        ("hacked_pct", "Better by reward, yet unstable (%)", 2, ""),
+        ("spearman_rho", "Spearman ρ", 3, ""),
+        ("mean_gap_ev_per_atom", "Mean gap, reward − evaluator (eV/atom)", 3, ""),
+        ("chgnet_mean_formation_energy_ev_per_atom", "Formation energy, CHGNet (eV/atom)", 3, ""),
+        ("evaluator_mean_formation_energy_ev_per_atom", "Formation energy, evaluator (eV/atom)", 3, ""),
+    ],
+}
+COUNTS = {"n_samples": "n drawn", "n_relaxed": "n relaxed", "n_fingerprinted": "n with fingerprint"} | {
+    "n_audited": "n with both energies",
+    "n_with_reference": "n with a data set structure",
+}
+FORMULA_MATCH = ("formula_match_pct", "Formula as prompted, of all (%)", 2, "")
+
+
+def number(value: object, decimals: int) -> str:
+    """Return the value as printed; a null is a dash, never a 0."""
+    return NOTHING if pd.isna(value) else f"{float(value):.{decimals}f}"
+
+
+def columns_of(
+    table: str, frame: pd.DataFrame, paper: pd.DataFrame, table1: pd.DataFrame | None = None, choice: str = "paper"
+) -> list[Column]:
+    """Return the printed columns of a table of systems: rates first, counts last, the paper's values beside ours.
+
+    The share of prompted formulas stands in every table (from Table 1): every other rate hides it.
+    """
+    if table == "failure_ledger":
+        return ledger_columns(frame)
+    specs = [(name.format(choice=choice), *rest) for name, *rest in COLUMNS[table]]
+    if table1 is not None and "formula_match_pct" not in frame:
+        names = [n for n in table1.columns if n.startswith("formula_match_pct")]
+        frame = frame.merge(table1[["system", *names]], on="system", how="left", validate="one_to_one")
+        specs.insert(1, FORMULA_MATCH)
+    columns = [Column("label", "System", [(str(label), "") for label in frame["label"]])]
+    for name, heading, decimals, in_paper in specs:
+        columns.append(Column(name, heading, [cell(row, name, decimals) for row in frame.to_dict("records")]))
+        if in_paper:
+            printed = paper[(paper["table"] == table) & (paper["column"] == in_paper)].set_index("system")
+            cells = [(paper_value(printed, system), "") for system in frame["system"]]
+            if any(value != NOTHING for value, _ in cells):
+                columns.append(Column(f"{in_paper}_paper_value", "paper", cells))
+    for name, heading in COUNTS.items():
+        if name in frame:
+            columns.append(Column(name, heading, [(number(n, 0), "") for n in frame[name]]))
+    return columns
+
+
+def cell(row: Mapping, name: str, decimals: int) -> tuple[str, str]:
+    """Return a value, with ± its deviation where the table has one, and its interval."""
+    value, std = number(row[name], decimals), row.get(name.replace("_mean_", "_std_"))
+    if "_mean_" in name and not pd.isna(std):
+        value = f"{value} ± {number(std, decimals)}"
+    low, high = row.get(f"{name}_ci_low"), row.get(f"{name}_ci_high")
+    return value, "" if pd.isna(low) or pd.isna(high) else f"[{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def paper_value(printed: pd.DataFrame, system: str) -> str:
+    """Return the paper's value of a system with the digits it was printed with."""
+    if system not in printed.index:
+        return NOTHING
+    value, std = printed.loc[system, ["value", "std"]]
+    return f"{value} ± {std}" if std else value
+
+
+def ledger_columns(frame: pd.DataFrame) -> list[Column]:
+    """Return the ledger with one column per status that occurs; a status that no row ended with is 0."""
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for row in frame.to_dict("records"):
+        counts.setdefault((row["system"], row["step"]), {})[row["status"]] = int(row["n"])
+    present = [status for status in STATUSES if (frame["status"] == status).any()]
+    columns = [Column(name, name, [(key[i], "") for key in counts]) for i, name in enumerate(("system", "step"))]
+    return columns + [
+        Column(s, s.replace("_", " "), [(str(n.get(s, 0)), "") for n in counts.values()]) for s in present
+    ]
+
+
+def main(snakemake) -> None:
+    params, inputs, table = snakemake.params, snakemake.input, snakemake.params.table
+    with logging_to(snakemake.log[0], f"render_tables.{table}") as log:
+        paper = pd.read_csv(inputs.paper_tables, dtype=str, keep_default_na=False)
+        table1 = pd.read_csv(inputs.table1) if "table1" in inputs.keys() else None  # noqa: SIM118  a named list, no dict
+        choice = getattr(params, "structure_validity", "paper")
+        columns = columns_of(table, pd.read_csv(inputs[table]), paper, table1, choice)
+        notes = (
+            ["Brackets: 95% bootstrap intervals over rows."] if any(ci for c in columns for _, ci in c.cells) else []
+        )
+        notes += params.footnotes.get(table, [])
+        for kind, render in {"md": to_markdown, "tex": to_latex, "html": to_html}.items():
+            with replacing(getattr(snakemake.output, kind)) as beside:
+                beside.write_text(render(TITLES[table], columns, notes), encoding="utf-8")
+        log.info("done: %s, %d rows, %d columns", table, n_rows(columns), len(columns))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,87 @@
+"""From relaxed candidates: duplicates out, the stable ones are materials, the rest competing phases."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+from hullseeker.hull import Hull, composition_of
+from hullseeker.logs import logging_to, progress
+from hullseeker.matching import IDENTITY_MATCHER, matches_any
+from hullseeker.provenance import describe_run
+from hullseeker.structures import from_structure, reduced_formula, to_structure
+from hullseeker.tables import read_table, write_table
+
+
+def drop_duplicates(rows: list[dict]) -> list[dict]:
+    """Keep, of structures that match within a reduced formula, the one of lowest energy."""
+    by_formula = defaultdict(list)
+    for row in sorted(rows, key=lambda r: (r["energy_ev_per_atom"], r["structure_id"])):
+        kept = by_formula[row["formula"]]
+        structure = to_structure(row)
+        if not matches_any(structure, [other for other, _ in kept]):
+            kept.append((structure, row))
+    return [row for kept in by_formula.values() for _, row in kept]
+
+
+def standardised(row: dict) -> dict:
+    """Return the row with its structure as a symmetrised primitive cell in one standard setting.
+
+    Equal crystals then have equal text, as far as symmetry fixes it.
+    """
+    structure = to_structure(row)
+    primitive = SpacegroupAnalyzer(structure, symprec=0.05).get_primitive_standard_structure()
+    if len(primitive) > len(structure) or not IDENTITY_MATCHER.fit(primitive, structure):
+        return row
+    return {**row, **from_structure(primitive)}
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    settings = dict(snakemake.params.settings)
+    with logging_to(snakemake.log[0], "select_demo_materials") as log:
+        candidates = {row["structure_id"]: row for row in read_table(snakemake.input.candidates, "candidates").to_pylist()}
+        relaxed = [row for path in snakemake.input.relaxed for row in read_table(path, "relaxed").to_pylist()]
+        if {row["structure_id"] for row in relaxed} != set(candidates):
+            raise ValueError("the relaxed shards do not hold exactly the candidates; run them all again")
+        rows = [
+            {
+                "structure_id": row["structure_id"],
+                "formula": reduced_formula(row["atomic_numbers"]),
+                "prototype": candidates[row["structure_id"]]["prototype"],
+                "energy_ev_per_atom": row["energy_ev_per_atom"],
+                "energy_source": row["potential"],
+                **{name: row[name] for name in ("lattice_ang", "atomic_numbers", "frac_coords")},
+            }
+            for row in relaxed
+            if row["status"] == "ok"
+        ]
+        unique = [standardised(row) for row in drop_duplicates(progress(rows, "matching"))]
+        elements = read_table(snakemake.input.elements, "materials").to_pylist()
+        entries = [*unique, *elements]
+        hull = Hull([composition_of(r["atomic_numbers"]) for r in entries], [r["energy_ev_per_atom"] for r in entries])
+        for row in unique:
+            composition = composition_of(row["atomic_numbers"])
+            row["e_above_hull_ev_per_atom"] = hull.e_above_hull(composition, row["energy_ev_per_atom"])
+        limit = settings["keep_below_ev_per_atom"]
+        materials = [row for row in unique if row["e_above_hull_ev_per_atom"] < limit]
+        phases = [row for row in unique if row["e_above_hull_ev_per_atom"] >= limit]
+        metadata = describe_run(settings, [snakemake.input.candidates, snakemake.input.elements])
+        write_table(snakemake.output.materials, materials, "materials", metadata)
+        write_table(snakemake.output.phases, phases, "materials", metadata)
+        log.info(
+            "done: %d candidates, %d converged, %d after duplicates, %d materials of %d formulas, %d competing phases; %.1f s",
+            len(candidates),
+            len(rows),
+            len(unique),
+            len(materials),
+            len({row["formula"] for row in materials}),
+            len(phases),
+            time.perf_counter() - started,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
