@@ -8,7 +8,7 @@ from hullseeker.configuration import ConfigError, check_config, replace_systems
 from hullseeker.provenance import hash_of_code, sha256_of_path
 from snakemake.exceptions import WorkflowError
 
-replace_systems(config, workflow.configfiles)
+replace_systems(config, workflow.config_settings.configfiles or [])
 try:
     check_config(config, Path(workflow.basedir) / "schemas" / "config.schema.yaml")
 except ConfigError as error:

@@ -1,7 +1,5 @@
 """Which generated structures are unique among the samples and absent from the training set; as generated, unrelaxed."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The reward potential (CHGNet) beside the evaluator on every generated structure as it stands."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Collect the competing phases of the hull with energies of the evaluator itself; relax what has none."""
 
-from __future__ import annotations
-
 import time
 
 import torch

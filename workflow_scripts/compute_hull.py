@@ -1,7 +1,5 @@
 """Energy above the hull of every relaxed structure, against competing phases of the same potential."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Write candidate crystals for the embedded data set: AFLOW prototypes, decorated by substitution probability."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 

@@ -1,7 +1,5 @@
 """Fingerprint a table of structures and judge their validity; every row comes out, whatever happened."""
 
-from __future__ import annotations
-
 import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 Every prototype is scanned over volume at fixed shape; the best few per element are relaxed fully.
 """
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

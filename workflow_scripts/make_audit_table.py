@@ -1,7 +1,5 @@
 """Reward audit: how far the reward potential's ranking and energies are from the evaluator's, per system."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The failure ledger: how many rows ended with which status, per system and step."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """S.U.N.: the share of all samples drawn that are stable, unique and novel, with 95% bootstrap intervals."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 

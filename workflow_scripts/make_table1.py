@@ -1,7 +1,5 @@
 """Table 1: stability of every system's samples, with the count behind each number and 95% bootstrap intervals."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """Table 2: validity, coverage, diversity and novelty of every system, each with its 95% bootstrap interval."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 

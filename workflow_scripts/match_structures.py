@@ -1,7 +1,5 @@
 """Whether each relaxed structure still matches the generated one, and how far its atoms moved."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Join the shards of a table; refuses missing, duplicate and foreign rows."""
 
-from __future__ import annotations
-
 from hullseeker.logs import logging_to
 from hullseeker.provenance import describe_run
 from hullseeker.tables import merge_tables, read_table, write_table

@@ -1,7 +1,5 @@
 """Figures 1 and 3: generated crystals beside what the evaluator's relaxation makes of them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Figure 2: how the energies above the hull of each system are distributed, and the numbers behind the picture."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 

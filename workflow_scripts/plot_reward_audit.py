@@ -1,7 +1,5 @@
 """The reward audit: what the reward potential says of each generated structure against what the evaluator says."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

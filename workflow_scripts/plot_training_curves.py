@@ -1,7 +1,5 @@
 """The training curves: loss of the supervised stage, reward and what goes with it of the reinforcement stage."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Print both tables of an experiment and say where the rest lies: python workflow_scripts/print_results.py results/demo"""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

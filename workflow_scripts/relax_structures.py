@@ -1,7 +1,5 @@
 """Relax one shard of a table of structures with the evaluator potential; every row comes out, whatever happened."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """One table of results for people: Markdown, LaTeX and a self-contained HTML page, the paper's values beside ours."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Draw one shard of a system's samples: every draw is a row, parsed or not."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

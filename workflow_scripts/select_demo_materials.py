@@ -1,7 +1,5 @@
 """From relaxed candidates: duplicates out, the stable ones are materials, the rest competing phases."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 

@@ -1,7 +1,5 @@
 """Split the data set by reduced formula: no formula of the test split is in training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Make the embedded base model: a small Qwen2 that answers in the crystal form and knows no chemistry."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +24,7 @@ from hullseeker.provenance import describe_run, seed_for
 
 # Newlines, coordinates, other numbers and element symbols stand alone; BPE merges within each.
 PIECES = r"\n| ?\d+\.\d{2,}| ?\d+|\.\d+|[A-Z][a-z]?(?![a-z])|[()]"
+SHARE_OF_NUMBERS_LEARNED = 0.1
 ARCHITECTURE = (
     "hidden_size",
     "num_hidden_layers",
@@ -68,13 +67,22 @@ def make_tokenizer(texts: Iterable[str], template: str, vocab_size: int) -> PreT
     return fast
 
 
-def encode_pair(tokenizer: PreTrainedTokenizerFast, template: str, formula: str, text: str) -> dict:
-    """Return input ids and labels of one conversation, the prompt masked out of the loss."""
+def encode_pair(
+    tokenizer: PreTrainedTokenizerFast, template: str, formula: str, text: str, rng: np.random.Generator
+) -> dict:
+    """Return input ids and labels of one conversation, the prompt masked out of the loss.
+
+    Most numbers are masked too: they are noise here, and their loss would drown what there is to learn, which
+    is to name the formula's elements and to give each its number of atoms.
+    """
     row = as_conversation(make_prompt(template, formula), text)
     prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     completion_ids = tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
-    return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + completion_ids}
+    is_number = [any(c.isdigit() for c in piece) for piece in tokenizer.convert_ids_to_tokens(completion_ids)]
+    ignored = np.array(is_number) & (rng.random(len(completion_ids)) > SHARE_OF_NUMBERS_LEARNED)
+    labels = [-100 if skip else token for skip, token in zip(ignored, completion_ids, strict=True)]
+    return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + labels}
 
 
 def pad_batch(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
@@ -96,7 +104,7 @@ def main(snakemake) -> None:
         elements = list(range(1, 84)) + list(range(89, 95))
         pairs = draw_pairs(settings["n_texts"], rng, elements, TextFormat())
         tokenizer = make_tokenizer((f"{formula}\n{text}" for formula, text in pairs), template, settings["vocab_size"])
-        rows = [encode_pair(tokenizer, template, formula, text) for formula, text in pairs]
+        rows = [encode_pair(tokenizer, template, formula, text, rng) for formula, text in pairs]
         log.info("%d texts, %.1f tokens each, vocabulary %d", len(rows), np.mean([len(r["input_ids"]) for r in rows]), len(tokenizer))
         config = Qwen2Config(
             vocab_size=len(tokenizer),

@@ -1,7 +1,6 @@
 """GRPO with TRL's GRPOTrainer as in the paper, eq. 1-2: clipped objective, advantage = reward minus group mean."""
 
-from __future__ import annotations
-
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from hullseeker.potentials import Potential, load_potential
 from hullseeker.provenance import describe_run, seed_for, sha256_of_file, sha256_of_path
 from hullseeker.rewards import score_completions, summarise
 from hullseeker.tables import read_table, write_table
-from hullseeker.training import claim_checkpoints, curve_rows, lora_config, prompts_of, save_merged
+from hullseeker.training import claim_checkpoints, curve_rows, lora_config, prompts_of, quiet_off_terminal, save_merged
 
 QUANTITIES = {
     "reward": "reward_mean",
@@ -80,7 +79,7 @@ def grpo_arguments(settings: dict, base: dict, output_dir: str, seed: int) -> GR
         save_steps=settings["save_every_steps"],
         save_total_limit=1,
         report_to=[],
-        disable_tqdm=None,
+        disable_tqdm=not sys.stderr.isatty(),
         seed=seed,
     )
 
@@ -118,6 +117,7 @@ def main(snakemake) -> None:
             processing_class=tokenizer,
             peft_config=lora_config(settings),
         )
+        quiet_off_terminal(trainer)
         if checkpoint:
             log.info("going on from %s", Path(checkpoint).name)
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -1,8 +1,7 @@
 """Supervised finetuning on the training split, with TRL's SFTTrainer; the loss is on the completion only."""
 
-from __future__ import annotations
-
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from hullseeker.language_model import as_conversation, load_language_model
 from hullseeker.logs import logging_to
 from hullseeker.provenance import describe_run, seed_for, sha256_of_file
 from hullseeker.tables import read_table, write_table
-from hullseeker.training import claim_checkpoints, curve_rows, formula_for_prompt, lora_config, save_merged
+from hullseeker.training import claim_checkpoints, curve_rows, formula_for_prompt, lora_config, quiet_off_terminal, save_merged
 
 QUANTITIES = {
     "loss": "loss",
@@ -90,7 +89,7 @@ def main(snakemake) -> None:
                 save_steps=settings["save_every_steps"],
                 save_total_limit=1,
                 report_to=[],
-                disable_tqdm=None,
+                disable_tqdm=not sys.stderr.isatty(),
                 seed=seed,
             ),
             train_dataset=datasets["train"],
@@ -98,6 +97,7 @@ def main(snakemake) -> None:
             processing_class=tokenizer,
             peft_config=lora_config(settings),
         )
+        quiet_off_terminal(trainer)
         if checkpoint:
             log.info("going on from %s", Path(checkpoint).name)
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -90,7 +90,7 @@ def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities, order = torch.softmax(logits.double() / temperature, -1).sort(-1, descending=True, stable=True)
+    probabilities, order = torch.softmax(logits.double() / temperature, -1).sort(dim=-1, descending=True, stable=True)
     cumulative = probabilities.cumsum(-1)
     if top_p < 1:
         probabilities = probabilities.masked_fill(cumulative - probabilities >= top_p, 0.0)

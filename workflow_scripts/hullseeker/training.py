@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from hullseeker.crystal_text import make_prompt
@@ -75,6 +76,11 @@ def lora_config(settings: Mapping):
     return LoraConfig(
         r=settings["lora_rank"], lora_alpha=settings["lora_alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
     )
+
+
+def quiet_off_terminal(trainer: Trainer) -> None:
+    """Remove the trainer's own printing; on a terminal its progress bar stays."""
+    trainer.remove_callback(PrinterCallback)
 
 
 def save_merged(model, tokenizer, target: str | Path) -> None:

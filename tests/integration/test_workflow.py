@@ -1,0 +1,251 @@
+"""The whole DAG of experiments/test.yaml in a copy of the repository: numbers, a second run, and a kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core import Composition
+
+from hullseeker.crystal_text import TextFormat, parse_crystal
+from hullseeker.structures import reduced_formula, to_structure
+from hullseeker.tables import read_table
+
+ROOT = Path(__file__).parents[2]
+SYSTEMS = ("base", "sft", "rl", "sft_rl")
+N_SAMPLES = 8
+
+
+def tracked_files() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode == 0:
+        return listed.stdout.split("\n")[:-1]
+    skipped = {".venv", ".snakemake", "results", "logs", "benchmarks", ".git"}
+    return [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file() and p.relative_to(ROOT).parts[0] not in skipped]
+
+
+def snakemake(folder: Path, *words: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    return subprocess.Popen(
+        [*command, "--configfile", "experiments/test.yaml", *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def run(folder: Path, *words: str) -> str:
+    process = snakemake(folder, *words)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-6000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the repository, its path with a space in it, in which the whole DAG has run."""
+    folder = tmp_path_factory.mktemp("a checkout") / "hullseeker"
+    for name in tracked_files():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    run(folder, "--quiet", "all")
+    return folder
+
+
+def table(checkout: Path, name: str, schema: str) -> list[dict]:
+    return read_table(checkout / "results" / "test" / f"{name}.parquet", schema).to_pylist()
+
+
+def result(checkout: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(checkout / "results" / "test" / "tables" / f"{name}.csv").set_index("system")
+
+
+def test_no_test_formula_is_in_training(checkout):
+    rows = table(checkout, "data/materials", "materials")
+    formulas = {split: {r["formula"] for r in rows if r["split"] == split} for split in ("train", "val", "test")}
+    assert len(formulas["train"]) > 50
+    assert formulas["test"]
+    assert not formulas["train"] & formulas["test"]
+    assert not formulas["train"] & formulas["val"]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_draw_is_a_row_in_every_table(checkout, system):
+    samples = table(checkout, f"samples/{system}", "samples")
+    ids = [row["structure_id"] for row in samples]
+    assert ids == [f"{system}-{i:06d}" for i in range(N_SAMPLES)]
+    test_formulas = {r["formula"] for r in table(checkout, "data/materials", "materials") if r["split"] == "test"}
+    for row in samples:
+        assert row["prompt_formula"] in test_formulas
+        parsed = parse_crystal(row["text"], TextFormat(max_atoms=24))
+        assert (row["status"] == "ok") == (parsed.columns is not None)
+        if row["status"] == "ok":
+            assert row["formula"] == reduced_formula(parsed.columns["atomic_numbers"])
+    children = {"relaxed": "relaxed", "hull": "hull", "matches": "matches", "novelty": "novelty"}
+    for folder, schema in {**children, "audit": "reward_audit", "fingerprints": "fingerprints"}.items():
+        assert [r["structure_id"] for r in table(checkout, f"{folder}/{system}", schema)] == ids, folder
+
+
+def test_hull_energies_are_pymatgens(checkout):
+    phases = table(checkout, "data/phases", "materials")
+    checked = 0
+    for system in SYSTEMS:
+        relaxed = {r["structure_id"]: r for r in table(checkout, f"relaxed/{system}", "relaxed")}
+        for row in table(checkout, f"hull/{system}", "hull"):
+            if row["status"] != "ok":
+                assert row["e_above_hull_ev_per_atom"] is None
+                continue
+            structure = to_structure(relaxed[row["structure_id"]])
+            elements = set(structure.composition.elements)
+            entries = [
+                PDEntry(composition, phase["energy_ev_per_atom"] * composition.num_atoms)
+                for phase in phases
+                if set((composition := Composition(phase["formula"])).elements) <= elements
+            ]
+            expected = PhaseDiagram(entries).get_hull_energy_per_atom(structure.composition)
+            assert row["hull_energy_ev_per_atom"] == pytest.approx(expected, abs=1e-6)
+            assert row["e_above_hull_ev_per_atom"] == pytest.approx(row["energy_ev_per_atom"] - expected, abs=1e-6)
+            checked += 1
+    assert checked >= 4
+
+
+def test_table1_counts_by_hand(checkout):
+    frame = result(checkout, "table1")
+    assert list(frame.index) == list(SYSTEMS)
+    for system in SYSTEMS:
+        samples = table(checkout, f"samples/{system}", "samples")
+        hull = table(checkout, f"hull/{system}", "hull")
+        relaxed = [r["status"] == "ok" for r in table(checkout, f"relaxed/{system}", "relaxed")]
+        stable = [r["status"] == "ok" and r["e_above_hull_ev_per_atom"] < 0.1 for r in hull]
+        obeys = [r["formula"] is not None and r["formula"] == r["prompt_formula"] for r in samples]
+        row = frame.loc[system]
+        assert row["n_samples"] == N_SAMPLES
+        assert row["n_relaxed"] == sum(relaxed)
+        assert row["parse_rate_pct"] == pytest.approx(100 * np.mean([r["status"] == "ok" for r in samples]), rel=1e-5)
+        assert row["formula_match_pct"] == pytest.approx(100 * np.mean(obeys), rel=1e-5)
+        assert row["stability_rate_all_pct"] == pytest.approx(100 * np.mean(stable), rel=1e-5)
+        both = [a and b for a, b in zip(stable, obeys, strict=True)]
+        assert row["stability_rate_prompted_pct"] == pytest.approx(100 * np.mean(both), rel=1e-5)
+        if sum(relaxed):
+            assert row["stability_rate_pct"] == pytest.approx(100 * sum(stable) / sum(relaxed), rel=1e-5)
+
+
+def test_table2_counts_by_hand(checkout):
+    frame = result(checkout, "table2")
+    for system in SYSTEMS:
+        rows = table(checkout, f"fingerprints/{system}", "fingerprints")
+        for column, name in (
+            ("structure_validity_cdvae", "structure_valid_cdvae"),
+            ("structure_validity_paper", "structure_valid_paper"),
+            ("composition_validity", "composition_valid"),
+        ):
+            assert frame.loc[system, column] == pytest.approx(np.mean([bool(r[name]) for r in rows]), rel=1e-5)
+        assert frame.loc[system, "n_fingerprinted"] == sum(r["status"] == "ok" for r in rows)
+
+
+def test_the_ledger_accounts_for_every_sample_at_every_step(checkout):
+    ledger = pd.read_csv(checkout / "results" / "test" / "tables" / "failure_ledger.csv")
+    totals = ledger.groupby(["system", "step"])["n"].sum()
+    assert len(totals) == len(SYSTEMS) * 6
+    assert (totals == N_SAMPLES).all()
+
+
+def test_training_curves_hold_every_step(checkout):
+    for chain in ("grpo", "sft-grpo"):
+        curve = pd.DataFrame(table(checkout, f"curves/{chain}", "training_curve"))
+        rewards = curve[curve.quantity == "reward_mean"]
+        assert list(rewards.step) == [1, 2, 3]
+        assert rewards.value.between(-5.0, 15.0).all()
+        shares = curve[curve.quantity.isin(["parse_share", "formula_match_share", "clipped_share"])]
+        assert shares.value.between(0, 1).all()
+        assert len(shares) == 9
+    losses = pd.DataFrame(table(checkout, "curves/sft", "training_curve")).query("quantity == 'loss'").value.tolist()
+    assert losses[-1] < losses[0]
+
+
+def test_provenance_is_in_every_table(checkout):
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_schema(checkout / "results" / "test" / "relaxed" / "sft.parquet").metadata
+    assert json.loads(metadata[b"package_versions"])["sevenn"]
+    assert metadata[b"schema_name"] == b"relaxed"
+
+
+def test_tables_and_figures_for_people(checkout):
+    results = checkout / "results" / "test"
+    page = (results / "tables" / "table1.html").read_text()
+    assert "SFT+RL" in page
+    assert "Qwen2.5" not in page.split("<body")[-1].split("paper")[0]
+    for name in ("figure1", "figure2", "figure3", "training_curves", "reward_audit"):
+        assert (results / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (results / "figures" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_a_second_run_finds_nothing_to_do(checkout):
+    assert "Nothing to be done" in run(checkout, "-n")
+
+
+def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout):
+    output = run(checkout, "-n", "--config", 'hull={"stable_below_ev_per_atom": 0.2}')
+    jobs = {line.split()[0] for line in output.split("Job stats:")[1].split("total")[0].splitlines()[3:] if line.strip()}
+    assert jobs == {"make_table1", "make_sun", "make_audit_table", "plot_hull_distribution", "plot_reward_audit", "render_tables", "all"}
+
+
+def test_a_misspelt_key_starts_no_job(checkout):
+    process = snakemake(checkout, "--config", "sampling={n_sample: 3}")
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    assert "sampling.n_sample" in output
+    assert "did you mean n_samples?" in output
+
+
+def test_killed_in_the_middle_of_training_the_tables_are_the_same(checkout):
+    """SIGKILL while sft-grpo trains, after a checkpoint; the next run goes on from it and ends where it would have."""
+    results = checkout / "results" / "test"
+    before = {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))}
+    curve = read_table(results / "curves" / "sft-grpo.parquet", "training_curve").to_pylist()
+    shutil.rmtree(results / "checkpoints" / "sft-grpo")
+    shutil.rmtree(results / "models" / "sft-grpo")
+    process = snakemake(checkout, "--quiet", "all")
+    deadline = time.monotonic() + 240
+    while not list((results / "checkpoints").glob("sft-grpo/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (results / "models" / "sft-grpo" / "model.safetensors").exists()
+    run(checkout, "--unlock")
+    run(checkout, "--quiet", "all")
+    assert "going on from checkpoint" in (checkout / "logs" / "test" / "train_grpo" / "sft-grpo.log").read_text()
+    assert read_table(results / "curves" / "sft-grpo.parquet", "training_curve").to_pylist() == curve
+    assert {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))} == before
+    assert not list(results.rglob("*.partial"))
+
+
+def test_a_table_that_was_cut_short_is_refused_by_name(checkout):
+    path = checkout / "results" / "test" / "relaxed" / "sft.parquet"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-100])
+        process = snakemake(checkout, "results/test/tables/table1.csv")
+        output, _ = process.communicate()
+    finally:
+        path.write_bytes(whole)
+    assert process.returncode != 0
+    assert "relaxed/sft.parquet cannot be read as Parquet" in output

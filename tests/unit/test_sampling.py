@@ -1,0 +1,75 @@
+"""Sampling with the embedded base model: seeded per row, in form, and the company of a row does not matter."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hullseeker.crystal_text import TextFormat, make_prompt, parse_crystal
+from hullseeker.language_model import draw_tokens, load_language_model, row_seed, sample_completions
+from hullseeker.structures import reduced_formula
+from hullseeker.tables import read_table
+from sample_structures import finished_row, plan_draws
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {"top_p": 1.0, "max_new_tokens": 100}
+
+
+@pytest.fixture(scope="module")
+def base_model():
+    torch.set_num_threads(1)
+    return load_language_model(ROOT / "resources" / "base_model")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    template = (ROOT / "resources" / "prompt.txt").read_text()
+    rows = read_table(ROOT / "resources" / "demo_materials.parquet", "materials").to_pylist()
+    formulas = sorted({row["formula"] for row in rows})[::7][:200]
+    return [(formula, make_prompt(template, formula)) for formula in formulas]
+
+
+def test_base_model_fits_its_budget():
+    files = list((ROOT / "resources" / "base_model").iterdir())
+    assert sum(f.stat().st_size for f in files) <= 12e6
+    assert {f.suffix for f in files} <= {".safetensors", ".json", ".jinja", ".txt"}
+
+
+def test_base_model_answers_in_form_and_obeys_the_formula(base_model, prompts):
+    texts = sample_completions(*base_model, [p for _, p in prompts], range(len(prompts)), temperature=0.7, **SETTINGS)
+    parsed = [parse_crystal(text, TextFormat(max_atoms=24)).columns for text, _ in texts]
+    in_form = sum(columns is not None for columns in parsed)
+    obeys = sum(
+        columns is not None and reduced_formula(columns["atomic_numbers"]) == formula
+        for columns, (formula, _) in zip(parsed, prompts, strict=True)
+    )
+    assert in_form >= 0.9 * len(prompts)
+    assert obeys >= 0.9 * len(prompts)
+
+
+def test_a_rows_text_depends_on_its_seed_and_not_on_its_company(base_model, prompts):
+    chosen = [p for _, p in prompts[:6]]
+    seeds = [row_seed(1, f"s-{i}") for i in range(6)]
+    together = sample_completions(*base_model, chosen, seeds, temperature=1.0, **SETTINGS)
+    apart = [sample_completions(*base_model, [p], [s], temperature=1.0, **SETTINGS)[0] for p, s in zip(chosen, seeds, strict=True)]
+    assert together == apart
+    other = sample_completions(*base_model, chosen, [s + 1 for s in seeds], temperature=1.0, **SETTINGS)
+    assert other != together
+
+
+def test_tokens_are_drawn_with_the_models_probabilities():
+    logits = torch.log(torch.tensor([[0.5, 0.2, 0.3]])).expand(30_000, 3)
+    uniforms = torch.linspace(0, 1, 30_002, dtype=torch.float64)[1:-1]
+    shares = torch.bincount(draw_tokens(logits, uniforms, 1.0, 1.0), minlength=3) / 30_000
+    assert shares.tolist() == pytest.approx([0.5, 0.2, 0.3], abs=1e-3)
+    nucleus = torch.bincount(draw_tokens(logits, uniforms, 1.0, 0.7), minlength=3) / 30_000
+    assert nucleus.tolist() == pytest.approx([0.625, 0.0, 0.375], abs=1e-3)
+    assert set(draw_tokens(logits, uniforms, 0, 1.0).tolist()) == {0}
+
+
+def test_prompts_are_cycled_through_and_every_draw_is_a_row():
+    planned = plan_draws("s", [("A", "ask A"), ("B", "ask B")], 5)
+    assert [(r["prompt_formula"], r["draw"]) for r in planned] == [("A", 0), ("B", 0), ("A", 1), ("B", 1), ("A", 2)]
+    row = finished_row(planned[0], "no crystal", 3, TextFormat())
+    assert (row["status"], row["structure_id"]) == ("parse_failed", "s-000000")
+    assert row["error"]
