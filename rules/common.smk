@@ -20,7 +20,8 @@ LOGS = f"logs/{config['experiment']}"
 BENCHMARKS = f"benchmarks/{config['experiment']}"
 SYSTEMS = list(config["systems"])
 SYSTEM_LABELS = [
-    {"system": name, "label": system["label"]} for name, system in config["systems"].items()
+    {"system": name, "label": system["label"]}
+    for name, system in config["systems"].items()
 ]
 TABLES = ["table1", "table2", "sun", "audit", "failure_ledger"]
 FIGURE_NAMES = ["figure1", "figure2", "figure3", "training_curves", "reward_audit"]
@@ -62,3 +63,26 @@ FIGURES = expand(
     figure=[name for name in FIGURE_NAMES if name != "training_curves" or STAGE_CHAINS],
     kind=["pdf", "png"],
 )
+
+
+BASE_MODEL = config["base_model"]["path"]
+
+
+def model_before(chain, stage):
+    """The model a stage starts from: the stage before it in the chain, or the base model (no input file)."""
+    before = chain.split("-")[: chain.split("-").index(stage)]
+    return [f"{RESULTS}/models/{'-'.join(before)}"] if before else []
+
+
+def trained_model(wc):
+    chain = stage_chain(wc.system)
+    return [f"{RESULTS}/models/{chain}"] if chain else []
+
+
+def png_for_report(figure):
+    return report(
+        f"{RESULTS}/figures/{figure}.png",
+        caption=f"../report/{figure}.rst",
+        category="Figures",
+        labels={"figure": figure},
+    )

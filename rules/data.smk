@@ -1,6 +1,8 @@
 # The data set: splits by reduced formula, and the competing phases of the hull.
 EMBEDDED = config["data"]["source"] == "demo"
-MATERIALS = "resources/demo_materials.parquet" if EMBEDDED else config["data"]["materials"]
+MATERIALS = (
+    "resources/demo_materials.parquet" if EMBEDDED else config["data"]["materials"]
+)
 PHASES = (
     ["resources/demo_phases.parquet", "resources/elemental_phases.parquet"]
     if EMBEDDED

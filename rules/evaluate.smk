@@ -98,10 +98,10 @@ use rule featurize_samples as featurize_split with:
         structures=f"{RESULTS}/data/materials.parquet",
     output:
         f"{RESULTS}/data/fingerprints/{{split}}.parquet",
-    wildcard_constraints:
-        split="train|test",
     log:
         f"{LOGS}/featurize_split/{{split}}.log",
+    wildcard_constraints:
+        split="train|test",
     params:
         settings={"time_limit_s": config["table2"]["fingerprint_time_limit_s"]},
         schema="materials",
@@ -149,7 +149,6 @@ rule make_table2:
     params:
         systems=SYSTEM_LABELS,
         settings={**config["table2"], **config["statistics"]},
-        scaler_path="resources/mp20_magpie_scaler.json",
         seed=lookup("seed", within=config),
         code=code("make_table2.py"),
     script:

@@ -16,7 +16,9 @@ FOOTNOTES = {
         f"Of all samples drawn. Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom; "
         "on the hull: at most 0."
     ],
-    "audit": [f"CHGNet on generated structures as they stand, against {EVALUATOR}; each on its own elemental phases."],
+    "audit": [
+        f"CHGNet on generated structures as they stand, against {EVALUATOR}; each on its own elemental phases."
+    ],
 }
 
 
@@ -38,10 +40,10 @@ rule render_tables:
             category="Tables",
             labels={"table": "{table}"},
         ),
-    wildcard_constraints:
-        table="|".join(TABLES),
     log:
         f"{LOGS}/render_tables/{{table}}.log",
+    wildcard_constraints:
+        table="|".join(TABLES),
     conda:
         "../envs/hullseeker.yaml"
     params:
@@ -51,15 +53,6 @@ rule render_tables:
         code=code("render_tables.py"),
     script:
         "../workflow_scripts/render_tables.py"
-
-
-def png_for_report(figure):
-    return report(
-        f"{RESULTS}/figures/{figure}.png",
-        caption=f"../report/{figure}.rst",
-        category="Figures",
-        labels={"figure": figure},
-    )
 
 
 rule plot_figure1:
@@ -133,7 +126,11 @@ rule plot_training_curves:
         curves=[
             {
                 "key": chain,
-                "label": next(s["label"] for s in SYSTEM_LABELS if stage_chain(s["system"]) == chain),
+                "label": next(
+                    s["label"]
+                    for s in SYSTEM_LABELS
+                    if stage_chain(s["system"]) == chain
+                ),
             }
             for chain in STAGE_CHAINS
         ],

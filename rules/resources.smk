@@ -36,12 +36,12 @@ use rule relax_structures as relax_candidates with:
         structures=f"{BUILT}/candidates.parquet",
     output:
         relaxed=temp(f"{BUILT}/relaxed/{{system}}-{{shard}}.parquet"),
-    wildcard_constraints:
-        system="candidates",
     log:
         "logs/resources/relax_{system}-{shard}.log",
     benchmark:
         "benchmarks/resources/relax_{system}-{shard}.tsv"
+    wildcard_constraints:
+        system="candidates",
     params:
         settings=RESOURCE_RELAX,
         schema="candidates",
@@ -69,7 +69,10 @@ rule find_elemental_phases:
 rule select_demo_materials:
     input:
         candidates=f"{BUILT}/candidates.parquet",
-        relaxed=expand(f"{BUILT}/relaxed/candidates-{{shard}}.parquet", shard=range(N_RESOURCE_SHARDS)),
+        relaxed=expand(
+            f"{BUILT}/relaxed/candidates-{{shard}}.parquet",
+            shard=range(N_RESOURCE_SHARDS),
+        ),
         elements=f"{BUILT}/elemental_phases.parquet",
     output:
         materials=f"{BUILT}/demo_materials.parquet",

@@ -1,9 +1,4 @@
 # Draws from every system, in shards; every draw is a row.
-def trained_model(wc):
-    chain = stage_chain(wc.system)
-    return [f"{RESULTS}/models/{chain}"] if chain else []
-
-
 rule sample_structures:
     input:
         materials=f"{RESULTS}/data/materials.parquet",

@@ -1,13 +1,4 @@
 # Supervised finetuning and GRPO. A killed run goes on from its last checkpoint.
-BASE_MODEL = config["base_model"]["path"]
-
-
-def model_before(chain, stage):
-    """The model a stage starts from: the stage before it in the chain, or the base model (no input file)."""
-    before = chain.split("-")[: chain.split("-").index(stage)]
-    return [f"{RESULTS}/models/{'-'.join(before)}"] if before else []
-
-
 rule train_sft:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
@@ -43,12 +34,12 @@ rule train_grpo:
     output:
         model=directory(f"{RESULTS}/models/{{stages}}"),
         curve=f"{RESULTS}/curves/{{stages}}.parquet",
-    wildcard_constraints:
-        stages="grpo|sft-grpo",
     log:
         f"{LOGS}/train_grpo/{{stages}}.log",
     benchmark:
         f"{BENCHMARKS}/train_grpo/{{stages}}.tsv"
+    wildcard_constraints:
+        stages="grpo|sft-grpo",
     conda:
         "../envs/hullseeker.yaml"
     params:

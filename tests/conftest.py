@@ -13,7 +13,11 @@ def make_row(structure: Structure, **columns) -> dict:
 
 @pytest.fixture
 def rocksalt() -> dict:
-    return make_row(Structure(Lattice([[0, 2.82, 2.82], [2.82, 0, 2.82], [2.82, 2.82, 0]]), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]))
+    return make_row(
+        Structure(
+            Lattice([[0, 2.82, 2.82], [2.82, 0, 2.82], [2.82, 2.82, 0]]), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+        )
+    )
 
 
 @pytest.fixture

@@ -20,12 +20,14 @@ def evaluator_name(settings: dict) -> str:
 
 
 def relax_phases(rows: list[dict], settings: dict, log) -> list[dict]:
-    """Return the rows relaxed with the evaluator; one that fails is logged and left out, since a hull needs energies."""
+    """Return the rows relaxed with the evaluator; a phase that fails has no energy for a hull; it is logged."""
     potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
     done, size = [], settings["block_size"]
     for start in progress(range(0, len(rows), size), "relaxing competing phases"):
         block = rows[start : start + size]
-        for row, outcome in zip(block, relax_batch(potential, [to_atoms(r) for r in block], relax_settings(settings)), strict=True):
+        for row, outcome in zip(
+            block, relax_batch(potential, [to_atoms(r) for r in block], relax_settings(settings)), strict=True
+        ):
             if outcome.status != "ok":
                 log.warning("no competing phase %s (%s): %s", row["structure_id"], outcome.status, outcome.error)
                 continue
@@ -44,7 +46,9 @@ def main(snakemake) -> None:
             rows += read_materials(path)[0]
         rows = [{**row, "formula": reduced_formula(row["atomic_numbers"])} for row in rows]
         wanted = evaluator_name(settings)
-        ready = [row for row in rows if row.get("energy_source") == wanted and row.get("energy_ev_per_atom") is not None]
+        ready = [
+            row for row in rows if row.get("energy_source") == wanted and row.get("energy_ev_per_atom") is not None
+        ]
         without = [row for row in rows if row.get("energy_source") != wanted or row.get("energy_ev_per_atom") is None]
         phases = ready + (relax_phases(without, settings, log) if without else [])
         inputs = [snakemake.input.materials, *snakemake.input.phases]

@@ -70,7 +70,14 @@ def main(snakemake) -> None:
             if not found:
                 raise RuntimeError(f"no phase of {symbol} converged: {[o.error for o in outcomes]}")
             outcome, label = min(found, key=lambda pair: pair[0].energy_ev_per_atom)
-            log.info("%s %s %.4f eV/atom, %d of %d converged", symbol, label, outcome.energy_ev_per_atom, len(found), len(tried))
+            log.info(
+                "%s %s %.4f eV/atom, %d of %d converged",
+                symbol,
+                label,
+                outcome.energy_ev_per_atom,
+                len(found),
+                len(tried),
+            )
             columns = from_atoms(outcome.cell)
             rows.append(
                 {

@@ -160,7 +160,7 @@ def main(snakemake) -> None:
     settings = dict(params.settings)
     with logging_to(snakemake.log[0], "make_table2") as log:
         train_rows, test_rows = (read_table(path, "fingerprints").to_pylist() for path in (inputs.train, inputs.test))
-        scaler = load_scaler(settings["composition_scaler"], train_rows, getattr(params, "scaler_path", None))
+        scaler = load_scaler(settings["composition_scaler"], train_rows, inputs.scaler)
         lines, statuses = [], []
         for system, samples, fingerprints in zip(params.systems, inputs.samples, inputs.fingerprints, strict=True):
             rows = read_table(fingerprints, "fingerprints").to_pylist()

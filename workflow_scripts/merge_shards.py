@@ -8,7 +8,7 @@ from hullseeker.tables import merge_tables, read_table, write_table
 def main(snakemake) -> None:
     schema = snakemake.params.schema
     with logging_to(snakemake.log[0], "merge_shards") as log:
-        if "parent" in snakemake.input.keys():
+        if snakemake.input.get("parent"):
             expected = read_table(snakemake.input.parent, "samples").column("structure_id").to_pylist()
         else:
             expected = [f"{snakemake.wildcards.system}-{i:06d}" for i in range(snakemake.params.n_rows)]

@@ -1,4 +1,4 @@
-"""Print both tables of an experiment and say where the rest lies: python workflow_scripts/print_results.py results/demo"""
+"""Print both tables of an experiment and say where the rest lies; takes the results folder, results/demo."""
 
 import sys
 from pathlib import Path

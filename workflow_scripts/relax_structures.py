@@ -28,12 +28,20 @@ def relax_block(potential: Potential, rows: Sequence[Mapping], settings: RelaxSe
     outcomes = relax_batch(potential, [to_atoms(row) for row in attempted], settings)
     relaxed = {row["structure_id"]: relaxed_row(row, outcome) for row, outcome in zip(attempted, outcomes, strict=True)}
     done = [relaxed.get(row["structure_id"]) or {"status": "not_attempted", "error": row.get("error")} for row in rows]
-    return [{**r, "structure_id": row["structure_id"], "potential": potential.name} for r, row in zip(done, rows, strict=True)]
+    return [
+        {**r, "structure_id": row["structure_id"], "potential": potential.name}
+        for r, row in zip(done, rows, strict=True)
+    ]
 
 
 def relaxed_row(row: Mapping, outcome: Relaxation) -> dict:
     """Return the columns of one relaxation; numbers stay null unless it converged."""
-    columns = {"status": outcome.status, "error": outcome.error, "n_steps": outcome.n_steps, "wall_time_s": outcome.wall_time_s}
+    columns = {
+        "status": outcome.status,
+        "error": outcome.error,
+        "n_steps": outcome.n_steps,
+        "wall_time_s": outcome.wall_time_s,
+    }
     columns["initial_energy_ev_per_atom"] = outcome.initial_energy_ev_per_atom
     columns["max_force_ev_per_ang"] = outcome.max_force_ev_per_ang
     columns["max_stress_gpa"] = outcome.max_stress_gpa

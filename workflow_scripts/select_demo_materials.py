@@ -40,7 +40,9 @@ def main(snakemake) -> None:
     started = time.perf_counter()
     settings = dict(snakemake.params.settings)
     with logging_to(snakemake.log[0], "select_demo_materials") as log:
-        candidates = {row["structure_id"]: row for row in read_table(snakemake.input.candidates, "candidates").to_pylist()}
+        candidates = {
+            row["structure_id"]: row for row in read_table(snakemake.input.candidates, "candidates").to_pylist()
+        }
         relaxed = [row for path in snakemake.input.relaxed for row in read_table(path, "relaxed").to_pylist()]
         if {row["structure_id"] for row in relaxed} != set(candidates):
             raise ValueError("the relaxed shards do not hold exactly the candidates; run them all again")
@@ -70,7 +72,7 @@ def main(snakemake) -> None:
         write_table(snakemake.output.materials, materials, "materials", metadata)
         write_table(snakemake.output.phases, phases, "materials", metadata)
         log.info(
-            "done: %d candidates, %d converged, %d after duplicates, %d materials of %d formulas, %d competing phases; %.1f s",
+            "done: %d candidates, %d converged, %d unique, %d materials of %d formulas, %d competing phases; %.1f s",
             len(candidates),
             len(rows),
             len(unique),

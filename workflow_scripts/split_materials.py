@@ -13,23 +13,31 @@ from hullseeker.structures import COLUMNS, from_structure, reduced_formula
 from hullseeker.tables import TableError, read_table, write_table
 
 
-def assign_splits(formulas: Sequence[str], test_fraction: float, validation_fraction: float, seed: int) -> dict[str, str]:
+def assign_splits(
+    formulas: Sequence[str], test_fraction: float, validation_fraction: float, seed: int
+) -> dict[str, str]:
     """Return train, val or test per reduced formula; each formula's split depends on the seed and the formula alone."""
     splits = {}
     for formula in set(formulas):
         draw = seed_for(seed, "split_materials", formula) / 2**63
-        splits[formula] = "test" if draw < test_fraction else "val" if draw < test_fraction + validation_fraction else "train"
+        splits[formula] = (
+            "test" if draw < test_fraction else "val" if draw < test_fraction + validation_fraction else "train"
+        )
     return splits
 
 
 def read_materials(path: str | Path) -> tuple[list[dict], list[str]]:
-    """Return material rows and the reasons why rows were refused; a table of ours, Parquet, or CSV with a `cif` column."""
+    """Return material rows and why others were refused; reads our table, Parquet, or CSV with a `cif` column."""
     path = Path(path)
     if path.suffix == ".csv":
         frame = pd.read_csv(path)
         if "cif" not in frame.columns:
             raise TableError(f"{path} has columns {list(frame.columns)}; it needs one named cif")
-        ids = frame["material_id"].astype(str) if "material_id" in frame.columns else [f"row-{i:06d}" for i in range(len(frame))]
+        ids = (
+            frame["material_id"].astype(str)
+            if "material_id" in frame.columns
+            else [f"row-{i:06d}" for i in range(len(frame))]
+        )
         rows, refused = [], []
         for structure_id, cif in zip(ids, progress(frame["cif"], "reading CIF"), strict=True):
             try:
@@ -59,13 +67,17 @@ def main(snakemake) -> None:
         for row in rows:
             row["formula"] = reduced_formula(row["atomic_numbers"])
         used = [row for row in rows if len(row["atomic_numbers"]) <= settings["max_sites"]]
-        splits = assign_splits([r["formula"] for r in used], settings["test_fraction"], settings["validation_fraction"], seed)
+        splits = assign_splits(
+            [r["formula"] for r in used], settings["test_fraction"], settings["validation_fraction"], seed
+        )
         for row in used:
             row["split"] = splits[row["formula"]]
         n_rows = {name: sum(row["split"] == name for row in used) for name in ("train", "val", "test")}
         if not n_rows["train"] or not n_rows["test"]:
             raise ValueError(f"the split gives {n_rows} rows; both train and test need some: change data.test_fraction")
-        write_table(snakemake.output.materials, used, "materials", describe_run(settings, [snakemake.input.materials], seed))
+        write_table(
+            snakemake.output.materials, used, "materials", describe_run(settings, [snakemake.input.materials], seed)
+        )
         log.info(
             "done: %d rows read, %d refused, %d above %d sites left out; %s",
             len(rows) + len(refused),

@@ -47,7 +47,10 @@ def make_tokenizer(texts: Iterable[str], template: str, vocab_size: int) -> PreT
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -105,7 +108,12 @@ def main(snakemake) -> None:
         pairs = draw_pairs(settings["n_texts"], rng, elements, TextFormat())
         tokenizer = make_tokenizer((f"{formula}\n{text}" for formula, text in pairs), template, settings["vocab_size"])
         rows = [encode_pair(tokenizer, template, formula, text, rng) for formula, text in pairs]
-        log.info("%d texts, %.1f tokens each, vocabulary %d", len(rows), np.mean([len(r["input_ids"]) for r in rows]), len(tokenizer))
+        log.info(
+            "%d texts, %.1f tokens each, vocabulary %d",
+            len(rows),
+            np.mean([len(r["input_ids"]) for r in rows]),
+            len(tokenizer),
+        )
         config = Qwen2Config(
             vocab_size=len(tokenizer),
             bos_token_id=None,
@@ -134,7 +142,10 @@ def main(snakemake) -> None:
             seed=seed,
         )
         trainer = Trainer(
-            model=model, args=arguments, train_dataset=rows, data_collator=lambda batch: pad_batch(batch, tokenizer.pad_token_id)
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=lambda batch: pad_batch(batch, tokenizer.pad_token_id),
         )
         trainer.train()
         for entry in trainer.state.log_history:
@@ -143,7 +154,9 @@ def main(snakemake) -> None:
         target = Path(snakemake.output.model)
         model.to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
         tokenizer.save_pretrained(target)
-        (target / "provenance.txt").write_text("".join(f"{k}: {v}\n" for k, v in describe_run(settings, seed=seed).items()))
+        (target / "provenance.txt").write_text(
+            "".join(f"{k}: {v}\n" for k, v in describe_run(settings, seed=seed).items())
+        )
         log.info("done: in %.1f s", time.perf_counter() - started)
 
 

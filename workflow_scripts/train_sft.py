@@ -15,7 +15,14 @@ from hullseeker.language_model import as_conversation, load_language_model
 from hullseeker.logs import logging_to
 from hullseeker.provenance import describe_run, seed_for, sha256_of_file
 from hullseeker.tables import read_table, write_table
-from hullseeker.training import claim_checkpoints, curve_rows, formula_for_prompt, lora_config, quiet_off_terminal, save_merged
+from hullseeker.training import (
+    claim_checkpoints,
+    curve_rows,
+    formula_for_prompt,
+    lora_config,
+    quiet_off_terminal,
+    save_merged,
+)
 
 QUANTITIES = {
     "loss": "loss",
@@ -26,7 +33,9 @@ QUANTITIES = {
 }
 
 
-def make_dataset(rows: list[dict], tokenizer, template: str, style: str, form: TextFormat, max_tokens: int) -> tuple[Dataset, int]:
+def make_dataset(
+    rows: list[dict], tokenizer, template: str, style: str, form: TextFormat, max_tokens: int
+) -> tuple[Dataset, int]:
     """Return prompt-completion conversations, and how many crystals were left out as too long."""
     conversations = [
         as_conversation(make_prompt(template, formula_for_prompt(row, style)), write_crystal(row, form)) for row in rows
@@ -55,7 +64,13 @@ def main(snakemake) -> None:
             datasets[split], n_long = make_dataset(
                 of_split, tokenizer, template, prompt["formula"], form, settings["max_length_tokens"]
             )
-            log.info("%s: %d crystals, %d left out as longer than %d tokens", split, len(of_split), n_long, settings["max_length_tokens"])
+            log.info(
+                "%s: %d crystals, %d left out as longer than %d tokens",
+                split,
+                len(of_split),
+                n_long,
+                settings["max_length_tokens"],
+            )
         identity = {
             "settings": settings,
             "base_model": [base, snakemake.params.base_model_content],

@@ -25,11 +25,15 @@ N_SAMPLES = 8
 
 
 def tracked_files() -> list[str]:
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if listed.returncode == 0:
         return listed.stdout.split("\n")[:-1]
     skipped = {".venv", ".snakemake", "results", "logs", "benchmarks", ".git"}
-    return [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file() and p.relative_to(ROOT).parts[0] not in skipped]
+    return [
+        str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file() and p.relative_to(ROOT).parts[0] not in skipped
+    ]
 
 
 def snakemake(folder: Path, *words: str, **options) -> subprocess.Popen:
@@ -202,8 +206,18 @@ def test_a_second_run_finds_nothing_to_do(checkout):
 
 def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout):
     output = run(checkout, "-n", "--config", 'hull={"stable_below_ev_per_atom": 0.2}')
-    jobs = {line.split()[0] for line in output.split("Job stats:")[1].split("total")[0].splitlines()[3:] if line.strip()}
-    assert jobs == {"make_table1", "make_sun", "make_audit_table", "plot_hull_distribution", "plot_reward_audit", "render_tables", "all"}
+    jobs = {
+        line.split()[0] for line in output.split("Job stats:")[1].split("total")[0].splitlines()[3:] if line.strip()
+    }
+    assert jobs == {
+        "make_table1",
+        "make_sun",
+        "make_audit_table",
+        "plot_hull_distribution",
+        "plot_reward_audit",
+        "render_tables",
+        "all",
+    }
 
 
 def test_a_misspelt_key_starts_no_job(checkout):

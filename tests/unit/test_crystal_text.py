@@ -54,11 +54,13 @@ def test_the_papers_second_example():
 
 def test_both_examples_of_the_prompt_parse():
     blocks = PROMPT.split("Example 1:")[1].split("Provide ONLY")[0].split("Example 2:")
-    assert [to_structure(parse_crystal(block).columns).formula for block in blocks] == ["Li1 Fe7", "Mg1 Al3"]
+    assert [to_structure(parse_crystal(block).columns).formula for block in blocks] == ["Li1 Fe6", "Mg1 Al3"]
 
 
 def test_angles_are_rounded_and_not_truncated():
-    structure = Structure(Lattice.from_parameters(4.05, 4.04, 4.06, 89.6, 90.4, 109.47), ["Cu"], [[0.999, 0.005, 0.0049]])
+    structure = Structure(
+        Lattice.from_parameters(4.05, 4.04, 4.06, 89.6, 90.4, 109.47), ["Cu"], [[0.999, 0.005, 0.0049]]
+    )
     assert write_crystal(from_structure(structure)).splitlines() == ["4.1 4.0 4.1", "90 90 109", "Cu", "0.00 0.01 0.00"]
 
 
@@ -127,7 +129,28 @@ def test_any_text_is_answered(text):
 
 
 _WORD = st.one_of(
-    st.sampled_from(["90", "5.2", "0.25", "-0.5", "nan", "inf", "1e309", "0x1f", "1_0", "٣", "Na", "Cl", "Xx", "", "9" * 400, "-", ".", "+5."]),
+    st.sampled_from(
+        [
+            "90",
+            "5.2",
+            "0.25",
+            "-0.5",
+            "nan",
+            "inf",
+            "1e309",
+            "0x1f",
+            "1_0",
+            "٣",
+            "Na",
+            "Cl",
+            "Xx",
+            "",
+            "9" * 400,
+            "-",
+            ".",
+            "+5.",
+        ]
+    ),
     st.floats(allow_nan=True).map(str),
     st.integers(-500, 500).map(str),
 )
@@ -157,7 +180,13 @@ def crystals(draw):
 @settings(max_examples=4500, **QUIET)
 @given(crystals(), st.integers(0, 4), st.integers(0, 3), st.integers(1, 6))
 def test_what_is_written_is_read_and_written_again(row, length_decimals, angle_decimals, coordinate_decimals):
-    form = TextFormat(length_decimals, angle_decimals, coordinate_decimals, min_volume_per_atom_ang3=0.5)
+    form = TextFormat(
+        length_decimals,
+        angle_decimals,
+        coordinate_decimals,
+        min_volume_per_atom_ang3=0.5,
+        max_volume_per_atom_ang3=2000,
+    )
     text = write_crystal(row, form)
     parsed = parse_quickly(text, form)
     assert parsed.error is None, f"{parsed.error}\n{text}"

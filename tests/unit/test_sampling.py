@@ -51,7 +51,10 @@ def test_a_rows_text_depends_on_its_seed_and_not_on_its_company(base_model, prom
     chosen = [p for _, p in prompts[:6]]
     seeds = [row_seed(1, f"s-{i}") for i in range(6)]
     together = sample_completions(*base_model, chosen, seeds, temperature=1.0, **SETTINGS)
-    apart = [sample_completions(*base_model, [p], [s], temperature=1.0, **SETTINGS)[0] for p, s in zip(chosen, seeds, strict=True)]
+    apart = [
+        sample_completions(*base_model, [p], [s], temperature=1.0, **SETTINGS)[0]
+        for p, s in zip(chosen, seeds, strict=True)
+    ]
     assert together == apart
     other = sample_completions(*base_model, chosen, [s + 1 for s in seeds], temperature=1.0, **SETTINGS)
     assert other != together

@@ -97,11 +97,16 @@ def test_a_file_too_large_for_its_limit_is_never_half_written(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "from hullseeker.tables import write_table\n"
         "import random; r = random.Random(0)\n"
-        "rows = [{'structure_id': f's-{i:06d}', 'status': 'ok', 'system': 's', 'text': str(r.random())} for i in range(20000)]\n"
+        "rows = [{'structure_id': f's-{i:06d}', 'status': 'ok', 'system': 's', 'text': str(r.random())}"
+        " for i in range(20000)]\n"
         "write_table(sys.argv[1], rows, 'samples')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "t.parquet")], capture_output=True, text=True, cwd="workflow_scripts", check=False
+        [sys.executable, "-c", code, str(tmp_path / "t.parquet")],
+        capture_output=True,
+        text=True,
+        cwd="workflow_scripts",
+        check=False,
     )
     assert done.returncode != 0
     assert "File too large" in done.stderr

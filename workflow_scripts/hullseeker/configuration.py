@@ -78,7 +78,8 @@ def _check_combinations(config: Mapping) -> list[str]:
     completions = grpo["group_size"] * grpo["prompts_per_step"]
     if completions % grpo["device_batch_size"]:
         problems.append(
-            f"grpo.device_batch_size is {grpo['device_batch_size']}; it must divide group_size x prompts_per_step ({completions})"
+            f"grpo.device_batch_size is {grpo['device_batch_size']}; it must divide "
+            f"group_size x prompts_per_step ({completions})"
         )
     low, high = grpo["energy_clip_ev_per_atom"]
     if low >= high:
@@ -91,15 +92,15 @@ def _check_combinations(config: Mapping) -> list[str]:
     if data["source"] == "files":
         if not data["materials"] or not Path(data["materials"]).is_file():
             problems.append(
-                f"data.materials is {data['materials']!r}, which does not exist; give the path of your materials table, "
+                f"data.materials is {data['materials']!r}, which does not exist; give the path of your table, "
                 "or use data.source: demo"
             )
         if config["hull"]["competing_phases"] and not Path(config["hull"]["competing_phases"]).is_file():
             problems.append(f"hull.competing_phases is {config['hull']['competing_phases']!r}, which does not exist")
     if data["source"] == "demo" and relax["potential"] != "sevennet":
         problems.append(
-            f"relax.potential is {relax['potential']!r}, but the embedded data set was relaxed with sevennet, and energies of two "
-            "potentials do not share a hull; use relax.potential: sevennet"
+            f"relax.potential is {relax['potential']!r}, but the embedded data set was relaxed with sevennet, and "
+            "energies of two potentials do not share a hull; use relax.potential: sevennet"
         )
     if config["table2"]["structure_cutoff"] <= config["table2"]["structure_novelty_cutoff"]:
         problems.append("table2.structure_novelty_cutoff must be below table2.structure_cutoff")
@@ -109,8 +110,9 @@ def _check_combinations(config: Mapping) -> list[str]:
             problems.append(f"systems.{name}.stages is {stages}; a stage comes once, and sft comes first")
     template = Path(config["prompt"]["path"])
     if not template.is_file():
-        problems.append(f"prompt.path is {str(template)!r}, which does not exist; the paper's prompt is resources/prompt.txt")
+        problems.append(
+            f"prompt.path is {str(template)!r}, which does not exist; the paper's prompt is resources/prompt.txt"
+        )
     elif template.read_text().count("{formula}") != 1:
         problems.append(f"{template} must contain {{formula}} exactly once; that is where the chemical formula goes")
     return problems
-

@@ -66,7 +66,9 @@ def write_crystal(row: Mapping, form: TextFormat | None = None) -> str:
         " ".join(_fixed(x, form.angle_decimals) for x in lattice.angles),
     ]
     numbers = [int(z) for z in row["atomic_numbers"]]
-    for z in sorted(set(numbers), key=lambda z: (Element.from_Z(z).X if not math.isnan(Element.from_Z(z).X) else 0.0, z)):
+    for z in sorted(
+        set(numbers), key=lambda z: (Element.from_Z(z).X if not math.isnan(Element.from_Z(z).X) else 0.0, z)
+    ):
         lines.append(Element.from_Z(z).symbol)
         lines += [
             " ".join(_fraction(x, form.coordinate_decimals) for x in coordinate)
@@ -110,7 +112,9 @@ def parse_crystal(text: str, form: TextFormat | None = None) -> ParsedCrystal:
     if not all(form.min_length_ang <= x <= form.max_length_ang for x in lengths):
         return _refuse(f"a lattice length of {lengths} Å is outside {form.min_length_ang:g} to {form.max_length_ang:g}")
     if not all(form.min_angle_deg <= x <= form.max_angle_deg for x in angles):
-        return _refuse(f"a lattice angle of {angles} degrees is outside {form.min_angle_deg:g} to {form.max_angle_deg:g}")
+        return _refuse(
+            f"a lattice angle of {angles} degrees is outside {form.min_angle_deg:g} to {form.max_angle_deg:g}"
+        )
     volume = _volume(lengths, angles)
     if volume is None:
         return _refuse(f"angles {angles} close no cell")
@@ -120,9 +124,8 @@ def parse_crystal(text: str, form: TextFormat | None = None) -> ParsedCrystal:
     numbers, coordinates = atoms
     per_atom = volume / len(numbers)
     if not form.min_volume_per_atom_ang3 <= per_atom <= form.max_volume_per_atom_ang3:
-        return _refuse(
-            f"{per_atom:.3g} Å^3 per atom is outside {form.min_volume_per_atom_ang3:g} to {form.max_volume_per_atom_ang3:g}"
-        )
+        bounds = f"{form.min_volume_per_atom_ang3:g} to {form.max_volume_per_atom_ang3:g}"
+        return _refuse(f"{per_atom:.3g} Å^3 per atom is outside {bounds}")
     matrix = Lattice.from_parameters(*lengths, *angles).matrix
     columns = {
         "lattice_ang": [float(x) for x in matrix.ravel()],

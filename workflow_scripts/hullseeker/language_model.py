@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from hullseeker.provenance import seed_for  # noqa: E402
 
 
-def load_language_model(path: str | Path, device: str = "cpu", dtype: str = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_language_model(
+    path: str | Path, device: str = "cpu", dtype: str = "float32"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer from a folder or a hub name; OSError with the name where there is none."""
     tokenizer = AutoTokenizer.from_pretrained(str(path), padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(str(path), dtype=getattr(torch, dtype), use_safetensors=True)
@@ -49,11 +51,15 @@ def sample_completions(
     does not depend on which rows share its batch.
     """
     texts = [
-        tokenizer.apply_chat_template(as_conversation(p)["prompt"], tokenize=False, add_generation_prompt=True) for p in prompts
+        tokenizer.apply_chat_template(as_conversation(p)["prompt"], tokenize=False, add_generation_prompt=True)
+        for p in prompts
     ]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
     uniforms = torch.stack(
-        [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in row_seeds]
+        [
+            torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            for seed in row_seeds
+        ]
     )
     model.eval()
     attention, ids, cache = inputs["attention_mask"], inputs["input_ids"], None
@@ -63,7 +69,12 @@ def sample_completions(
     positions = attention.long().cumsum(-1).sub(1).clamp(min=0)
     for step in range(max_new_tokens):
         output = model(
-            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         cache = output.past_key_values
         token = draw_tokens(output.logits[:, -1], uniforms[:, step].to(model.device), temperature, top_p)

@@ -46,4 +46,6 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
 def close_with_counts(logger: logging.Logger, statuses: Iterable[str], seconds: float) -> None:
     """Log the closing line: how many rows ended with each status, and the seconds it took."""
     counts = Counter(statuses)
-    logger.info("done: %d rows in %.1f s; %s", counts.total(), seconds, ", ".join(f"{k} {v}" for k, v in sorted(counts.items())))
+    logger.info(
+        "done: %d rows in %.1f s; %s", counts.total(), seconds, ", ".join(f"{k} {v}" for k, v in sorted(counts.items()))
+    )

@@ -60,7 +60,9 @@ def require_device(device: str, key: str) -> None:
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RuntimeError(f"{key} is {device!r}, but torch finds no GPU on this machine; run it on one, or set {key}: cpu")
+        raise RuntimeError(
+            f"{key} is {device!r}, but torch finds no GPU on this machine; run it on one, or set {key}: cpu"
+        )
 
 
 def keep_freed_memory() -> None:
@@ -126,9 +128,7 @@ class SevenNet:
         ends = np.cumsum([len(cell) for cell in cells])
         return [
             Evaluation(float(energy), forces_of_cell, voigt_6_to_full_3x3_stress(stress))
-            for energy, forces_of_cell, stress in zip(
-                energies, np.split(forces, ends[:-1]), stresses, strict=True
-            )
+            for energy, forces_of_cell, stress in zip(energies, np.split(forces, ends[:-1]), stresses, strict=True)
         ]
 
 

@@ -17,7 +17,7 @@ from pymatgen.core import Element, Species, Structure
 from pymatgen.core.structure_prediction.substitution_probability import SubstitutionProbability
 
 # Noble gases, and elements that are radioactive with no long-lived isotope in common use.
-EXCLUDED_ELEMENTS = frozenset("He Ne Ar Kr Xe Rn Tc Pm Po At Fr Ra Ac Pa Np Pu Am Cm Bk Cf".split())
+EXCLUDED_ELEMENTS = frozenset("He Ne Ar Kr Xe Rn Tc Pm Po At Fr Ra Ac Pa Np Pu Am Cm Bk Cf".split())  # noqa: SIM905
 
 
 def load_prototypes(max_sites: int, n_elements: tuple[int, ...]) -> list[tuple[str, Structure]]:
@@ -31,7 +31,9 @@ def load_prototypes(max_sites: int, n_elements: tuple[int, ...]) -> list[tuple[s
             found.append((f"{entry['tags']['aflow']}:{structure.composition.reduced_formula}", structure))
     labels = [label for label, _ in found]
     # A label may stand for several parameter sets; number them so that each is its own prototype.
-    numbered = [f"{label}:{labels[:i].count(label)}" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+    numbered = [
+        f"{label}:{labels[:i].count(label)}" if labels.count(label) > 1 else label for i, label in enumerate(labels)
+    ]
     return sorted(zip(numbered, (structure for _, structure in found), strict=True), key=lambda pair: pair[0])
 
 
@@ -67,7 +69,11 @@ class Substitutions:
 
 
 def decorate(
-    structure: Structure, choices: list[tuple[str, dict[str, float]]], n_wanted: int, rng: np.random.Generator, temperature: float
+    structure: Structure,
+    choices: list[tuple[str, dict[str, float]]],
+    n_wanted: int,
+    rng: np.random.Generator,
+    temperature: float,
 ) -> Iterator[Structure]:
     """Yield up to `n_wanted` decorations, drawn without replacement by probability ** (1 / temperature)."""
     combinations, scores = [], []
@@ -82,7 +88,8 @@ def decorate(
         replaced = structure.copy()
         replaced.remove_oxidation_states()
         replaced = replaced.replace_species(
-            {Element(old): Element(new) for (old, _), new in zip(choices, combinations[index], strict=True)}, in_place=False
+            {Element(old): Element(new) for (old, _), new in zip(choices, combinations[index], strict=True)},
+            in_place=False,
         )
         yield with_guessed_volume(replaced)
 

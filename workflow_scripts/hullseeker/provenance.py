@@ -14,7 +14,19 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("snakemake", "torch", "transformers", "trl", "peft", "pymatgen", "chgnet", "sevenn", "matminer", "smact", "pyarrow")
+PACKAGES = (
+    "snakemake",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "pymatgen",
+    "chgnet",
+    "sevenn",
+    "matminer",
+    "smact",
+    "pyarrow",
+)
 
 
 def sha256_of_file(path: str | Path) -> str:
@@ -39,10 +51,15 @@ def _git_state() -> dict[str, str]:
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": str(bool(git("status", "--porcelain", "-uno"))).lower()}
+        return {
+            "git_commit": git("rev-parse", "HEAD"),
+            "git_dirty": str(bool(git("status", "--porcelain", "-uno"))).lower(),
+        }
     except (OSError, subprocess.CalledProcessError):
         return {"git_commit": "unknown", "git_dirty": "unknown"}
 
@@ -70,7 +87,7 @@ def describe_run(settings: Mapping, inputs: Iterable[str | Path] = (), seed: int
 
 
 def sha256_of_path(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of the names and contents in a folder; of the name itself where neither is there."""
+    """Return the SHA-256 of a file, of the names and contents in a folder, or of the name where neither is there."""
     path = Path(path)
     if path.is_file():
         return sha256_of_file(path)

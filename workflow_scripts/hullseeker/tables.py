@@ -19,7 +19,17 @@ import pyarrow.parquet as pq
 
 SCHEMA_VERSION = "1"
 
-STATUSES = ("ok", "parse_failed", "relax_failed", "not_converged", "no_reference", "match_failed", "energy_failed", "fingerprint_failed", "not_attempted")
+STATUSES = (
+    "ok",
+    "parse_failed",
+    "relax_failed",
+    "not_converged",
+    "no_reference",
+    "match_failed",
+    "energy_failed",
+    "fingerprint_failed",
+    "not_attempted",
+)
 
 
 class TableError(ValueError):
@@ -32,7 +42,11 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
 
 _ID = [_required("structure_id", pa.string())]
 _OUTCOME = [_required("status", pa.string()), pa.field("error", pa.string())]
-_CELL = [("lattice_ang", pa.list_(pa.float64())), ("atomic_numbers", pa.list_(pa.int32())), ("frac_coords", pa.list_(pa.float64()))]
+_CELL = [
+    ("lattice_ang", pa.list_(pa.float64())),
+    ("atomic_numbers", pa.list_(pa.int32())),
+    ("frac_coords", pa.list_(pa.float64())),
+]
 _STRUCTURE = [_required(name, kind) for name, kind in _CELL]
 _MAYBE_STRUCTURE = [pa.field(name, kind) for name, kind in _CELL]
 
@@ -98,9 +112,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
     "matches": pa.schema([*_ID, *_OUTCOME, pa.field("matched", pa.bool_()), *_floats("rmsd_norm", "rmsd_ang")]),
-    "novelty": pa.schema(
-        [*_ID, *_OUTCOME, pa.field("is_unique", pa.bool_()), pa.field("is_novel", pa.bool_())]
-    ),
+    "novelty": pa.schema([*_ID, *_OUTCOME, pa.field("is_unique", pa.bool_()), pa.field("is_novel", pa.bool_())]),
     "reward_audit": pa.schema(
         [
             *_ID,
@@ -241,7 +253,9 @@ class replacing:  # noqa: N801  reads as a verb: `with replacing(path) as beside
         self.beside.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise OSError(
-                errno.ENOSPC, f"the disk is full; {self.path.name} was not written. Free space and run again", str(self.path)
+                errno.ENOSPC,
+                f"the disk is full; {self.path.name} was not written. Free space and run again",
+                str(self.path),
             ) from None
 
 
