@@ -23,8 +23,22 @@ SYSTEM_LABELS = [
     {"system": name, "label": system["label"]}
     for name, system in config["systems"].items()
 ]
-TABLES = ["table1", "table2", "sun", "audit", "failure_ledger"]
-FIGURE_NAMES = ["figure1", "figure2", "figure3", "training_curves", "reward_audit"]
+TABLE_TITLES = {
+    "table1": "Table 1: stability",
+    "table2": "Table 2: validity, coverage, diversity, novelty",
+    "sun": "Stable, unique, novel",
+    "audit": "Reward audit",
+    "failure_ledger": "Failure ledger",
+}
+TABLES = list(TABLE_TITLES)
+FIGURE_TITLES = {
+    "figure1": "Figure 1: generated and relaxed",
+    "figure2": "Figure 2: energy above hull",
+    "figure3": "Figure 3: further examples",
+    "training_curves": "Training curves",
+    "reward_audit": "Reward against evaluator",
+}
+FIGURE_NAMES = list(FIGURE_TITLES)
 
 
 wildcard_constraints:
@@ -84,5 +98,5 @@ def png_for_report(figure):
         f"{RESULTS}/figures/{figure}.png",
         caption=f"../report/{figure}.rst",
         category="Figures",
-        labels={"figure": figure},
+        labels={"figure": FIGURE_TITLES[figure]},
     )

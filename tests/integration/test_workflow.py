@@ -215,7 +215,10 @@ def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout):
         "make_audit_table",
         "plot_hull_distribution",
         "plot_reward_audit",
-        "render_tables",
+        "render_table1",
+        "render_table2",
+        "render_sun",
+        "render_audit",
         "all",
     }
 

@@ -74,7 +74,6 @@ def set_key(config, dotted, value):
         ("sft.device_batch_size", 7, ["sft.device_batch_size is 7", "divide sft.batch_size (64)"]),
         ("grpo.device_batch_size", 7, ["grpo.device_batch_size is 7", "(128)"]),
         ("grpo.energy_clip_ev_per_atom", [5, -15], ["energy_clip_ev_per_atom", "lower bound first"]),
-        ("relax.potential", "chgnet", ["'chgnet'", "use relax.potential: sevennet"]),
         ("data.source", "files", ["data.materials is None", "data.source: demo"]),
         ("prompt.path", "nowhere.txt", ["prompt.path", "nowhere.txt"]),
         ("seed", None, ["seed is None", "integer"]),

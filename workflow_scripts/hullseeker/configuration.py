@@ -70,7 +70,7 @@ def _describe(error: ValidationError) -> list[str]:
 
 def _check_combinations(config: Mapping) -> list[str]:
     problems = []
-    sft, grpo, data, relax = config["sft"], config["grpo"], config["data"], config["relax"]
+    sft, grpo, data = config["sft"], config["grpo"], config["data"]
     if sft["batch_size"] % sft["device_batch_size"]:
         problems.append(
             f"sft.device_batch_size is {sft['device_batch_size']}; it must divide sft.batch_size ({sft['batch_size']})"
@@ -97,11 +97,6 @@ def _check_combinations(config: Mapping) -> list[str]:
             )
         if config["hull"]["competing_phases"] and not Path(config["hull"]["competing_phases"]).is_file():
             problems.append(f"hull.competing_phases is {config['hull']['competing_phases']!r}, which does not exist")
-    if data["source"] == "demo" and relax["potential"] != "sevennet":
-        problems.append(
-            f"relax.potential is {relax['potential']!r}, but the embedded data set was relaxed with sevennet, and "
-            "energies of two potentials do not share a hull; use relax.potential: sevennet"
-        )
     if config["table2"]["structure_cutoff"] <= config["table2"]["structure_novelty_cutoff"]:
         problems.append("table2.structure_novelty_cutoff must be below table2.structure_cutoff")
     for name, system in config["systems"].items():
