@@ -7,7 +7,10 @@ import pandas as pd
 
 from render_tables import COLUMNS, TITLES
 
-COUNTS = {"table1": {"n_samples": "n drawn", "n_relaxed": "n relaxed"}, "table2": {"n_fingerprinted": "n fingerprinted"}}
+COUNTS = {
+    "table1": {"n_samples": "n drawn", "n_relaxed": "n relaxed"},
+    "table2": {"n_fingerprinted": "n fingerprinted"},
+}
 
 
 def shown(row: pd.Series, column: str, decimals: int) -> str:

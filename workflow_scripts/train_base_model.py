@@ -21,10 +21,10 @@ from hullseeker.formless_crystals import draw_pairs
 from hullseeker.language_model import as_conversation
 from hullseeker.logs import logging_to
 from hullseeker.provenance import describe_run, seed_for
+from hullseeker.training import quiet_off_terminal
 
 # Newlines, coordinates, other numbers and element symbols stand alone; BPE merges within each.
 PIECES = r"\n| ?\d+\.\d{2,}| ?\d+|\.\d+|[A-Z][a-z]?(?![a-z])|[()]"
-SHARE_OF_NUMBERS_LEARNED = 0.1
 ARCHITECTURE = (
     "hidden_size",
     "num_hidden_layers",
@@ -71,19 +71,24 @@ def make_tokenizer(texts: Iterable[str], template: str, vocab_size: int) -> PreT
 
 
 def encode_pair(
-    tokenizer: PreTrainedTokenizerFast, template: str, formula: str, text: str, rng: np.random.Generator
+    tokenizer: PreTrainedTokenizerFast,
+    template: str,
+    formula: str,
+    text: str,
+    share_of_numbers_learned: float,
+    rng: np.random.Generator,
 ) -> dict:
     """Return input ids and labels of one conversation, the prompt masked out of the loss.
 
-    Most numbers are masked too: they are noise here, and their loss would drown what there is to learn, which
-    is to name the formula's elements and to give each its number of atoms.
+    Numbers are in the loss with the given share: they are noise here, and once their form is learned their loss
+    drowns what is left to learn, to name the formula's elements and to give each its number of atoms.
     """
     row = as_conversation(make_prompt(template, formula), text)
     prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     completion_ids = tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
     is_number = [any(c.isdigit() for c in piece) for piece in tokenizer.convert_ids_to_tokens(completion_ids)]
-    ignored = np.array(is_number) & (rng.random(len(completion_ids)) > SHARE_OF_NUMBERS_LEARNED)
+    ignored = np.array(is_number) & (rng.random(len(completion_ids)) > share_of_numbers_learned)
     labels = [-100 if skip else token for skip, token in zip(ignored, completion_ids, strict=True)]
     return {"input_ids": prompt_ids + completion_ids, "labels": [-100] * len(prompt_ids) + labels}
 
@@ -96,6 +101,34 @@ def pad_batch(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
     return {"input_ids": fill("input_ids", pad_id), "labels": fill("labels", -100), "attention_mask": attention}
 
 
+def train_phase(model, rows: list[dict], phase: dict, pad_id: int, scratch: str, seed: int) -> list[dict]:
+    """Train on the rows once; return the log history."""
+    arguments = TrainingArguments(
+        output_dir=scratch,
+        per_device_train_batch_size=phase["batch_size"],
+        num_train_epochs=1,
+        learning_rate=phase["learning_rate"],
+        lr_scheduler_type="cosine",
+        warmup_steps=100,
+        weight_decay=0.01,
+        train_sampling_strategy="group_by_length",
+        bf16=True,
+        use_cpu=True,
+        logging_steps=50,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        seed=seed,
+    )
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=rows, data_collator=lambda batch: pad_batch(batch, pad_id)
+    )
+    quiet_off_terminal(trainer)
+    trainer.train()
+    return trainer.state.log_history
+
+
 def main(snakemake) -> None:
     started = time.perf_counter()
     settings, seed = dict(snakemake.params.settings), snakemake.params.seed
@@ -105,58 +138,35 @@ def main(snakemake) -> None:
     with logging_to(snakemake.log[0], "train_base_model") as log:
         template = Path(snakemake.input.prompt).read_text()
         elements = list(range(1, 84)) + list(range(89, 95))
-        pairs = draw_pairs(settings["n_texts"], rng, elements, TextFormat())
-        tokenizer = make_tokenizer((f"{formula}\n{text}" for formula, text in pairs), template, settings["vocab_size"])
-        rows = [encode_pair(tokenizer, template, formula, text, rng) for formula, text in pairs]
-        log.info(
-            "%d texts, %.1f tokens each, vocabulary %d",
-            len(rows),
-            np.mean([len(r["input_ids"]) for r in rows]),
-            len(tokenizer),
-        )
-        config = Qwen2Config(
-            vocab_size=len(tokenizer),
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            tie_word_embeddings=True,
-            **{name: settings[name] for name in ARCHITECTURE},
-        )
-        model = Qwen2ForCausalLM(config)
-        log.info("%d parameters", model.num_parameters())
-        arguments = TrainingArguments(
-            output_dir=str(snakemake.params.scratch),
-            per_device_train_batch_size=settings["batch_size"],
-            num_train_epochs=settings["n_epochs"],
-            learning_rate=settings["learning_rate"],
-            lr_scheduler_type="cosine",
-            warmup_steps=100,
-            weight_decay=0.01,
-            bf16=True,
-            use_cpu=True,
-            logging_steps=50,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            seed=seed,
-        )
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=rows,
-            data_collator=lambda batch: pad_batch(batch, tokenizer.pad_token_id),
-        )
-        trainer.train()
-        for entry in trainer.state.log_history:
-            if "loss" in entry:
-                log.info("step %d loss %.4f", entry["step"], entry["loss"])
+        tokenizer = model = None
+        for phase in settings["phases"]:
+            pairs = draw_pairs(phase["n_texts"], rng, elements, TextFormat(), phase["small_counts"])
+            if tokenizer is None:
+                texts = (f"{formula}\n{text}" for formula, text in pairs)
+                tokenizer = make_tokenizer(texts, template, settings["vocab_size"])
+                model = Qwen2ForCausalLM(
+                    Qwen2Config(
+                        vocab_size=len(tokenizer),
+                        bos_token_id=None,
+                        eos_token_id=tokenizer.eos_token_id,
+                        pad_token_id=tokenizer.pad_token_id,
+                        tie_word_embeddings=True,
+                        **{name: settings[name] for name in ARCHITECTURE},
+                    )
+                )
+                log.info("%d parameters, vocabulary %d", model.num_parameters(), len(tokenizer))
+            learned = phase["share_of_numbers_learned"]
+            rows = [encode_pair(tokenizer, template, formula, text, learned, rng) for formula, text in pairs]
+            log.info("%d texts, %.1f tokens each", len(rows), np.mean([len(r["input_ids"]) for r in rows]))
+            history = train_phase(model, rows, phase, tokenizer.pad_token_id, str(snakemake.params.scratch), seed)
+            for entry in history:
+                if "loss" in entry:
+                    log.info("step %d loss %.4f", entry["step"], float(entry["loss"]))
         target = Path(snakemake.output.model)
-        model.to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
+        model.to(torch.bfloat16).save_pretrained(target)
         tokenizer.save_pretrained(target)
-        (target / "provenance.txt").write_text(
-            "".join(f"{k}: {v}\n" for k, v in describe_run(settings, seed=seed).items())
-        )
+        about = describe_run(settings, [snakemake.input.prompt], seed)
+        (target / "provenance.txt").write_text("".join(f"{k}: {v}\n" for k, v in about.items()))
         log.info("done: in %.1f s", time.perf_counter() - started)
 
 

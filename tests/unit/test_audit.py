@@ -52,7 +52,12 @@ def test_one_bad_cell_costs_no_other_its_energy(rocksalt):
 def test_the_reference_is_the_lowest_structure_of_the_composition(rocksalt, copper):
     stretched = {**rocksalt, "frac_coords": [0, 0, 0, 0.4, 0.5, 0.5]}
     materials = [
-        {**row, "formula": reduced_formula(row["atomic_numbers"]), "energy_ev_per_atom": energy}
+        {
+            **row,
+            "structure_id": f"m-{energy}",
+            "formula": reduced_formula(row["atomic_numbers"]),
+            "energy_ev_per_atom": energy,
+        }
         for row, energy in ((rocksalt, -3.4), (stretched, -3.0), (copper, -4.0))
     ]
     assert reference_energies(Stub(), materials, {"NaCl"}) == {"NaCl": -5.0}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hullseeker.crystal_text import TextFormat, make_prompt, parse_crystal
-from hullseeker.language_model import draw_tokens, load_language_model, row_seed, sample_completions
+from hullseeker.language_model import draw_tokens, load_language_model, load_tokenizer, row_seed, sample_completions
 from hullseeker.structures import reduced_formula
 from hullseeker.tables import read_table
 from sample_structures import finished_row, plan_draws
@@ -45,6 +45,15 @@ def test_base_model_answers_in_form_and_obeys_the_formula(base_model, prompts):
     )
     assert in_form >= 0.9 * len(prompts)
     assert obeys >= 0.9 * len(prompts)
+
+
+def test_the_tokenizer_keeps_its_own_pre_tokenizer_after_saving(base_model, tmp_path):
+    """AutoTokenizer would take the one of Qwen2, which splits numbers into digits."""
+    text = "5.2 11.8 4.0\n90 90 120\nMg\n0.33 0.67 0.25"
+    pieces = base_model[1].tokenize(text)
+    assert pieces[-3:] == ["0.33", "Ġ0.67", "Ġ0.25"]
+    base_model[1].save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).tokenize(text) == pieces
 
 
 def test_a_rows_text_depends_on_its_seed_and_not_on_its_company(base_model, prompts):

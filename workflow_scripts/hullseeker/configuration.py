@@ -84,9 +84,10 @@ def _check_combinations(config: Mapping) -> list[str]:
     low, high = grpo["energy_clip_ev_per_atom"]
     if low >= high:
         problems.append(f"grpo.energy_clip_ev_per_atom is [{low}, {high}]; give the lower bound first")
-    if data["test_fraction"] + data["validation_fraction"] >= 1:
+    held_out = data["test_fraction"] + data["validation_fraction"]
+    if held_out >= 1:
         problems.append(
-            f"data.test_fraction + data.validation_fraction is {data['test_fraction'] + data['validation_fraction']:g}; "
+            f"data.test_fraction + data.validation_fraction is {held_out:g}; "
             "it must leave something to train on, so stay below 1"
         )
     if data["source"] == "files":

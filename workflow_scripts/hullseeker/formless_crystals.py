@@ -18,16 +18,20 @@ from hullseeker.structures import reduced_formula
 MAX_ATOMS = 12
 
 
-def draw_formless_crystal(rng: np.random.Generator, elements: list[int]) -> dict:
-    """Return a random structure row: 1 to 3 elements, 1 to 12 atoms, a box of random shape, atoms anywhere."""
+def draw_formless_crystal(rng: np.random.Generator, elements: list[int], small_counts: bool) -> dict:
+    """Return a random structure row: 1 to 3 elements, 1 to 12 atoms, a box of random shape, atoms anywhere.
+
+    Counts per element are 1 to 6 alike; with `small_counts` small ones are the most frequent, as in crystals.
+    """
     while True:
-        n_elements = int(rng.choice([1, 2, 3], p=[0.1, 0.5, 0.4]))
-        counts = rng.integers(1, 7, size=n_elements)
+        n_elements = int(rng.choice([1, 2, 3], p=[0.1, 0.45, 0.45]))
+        counts = np.minimum(rng.geometric(0.5, size=n_elements), 8) if small_counts else rng.integers(1, 7, n_elements)
         counts //= reduce(math.gcd, (int(c) for c in counts))
         largest = MAX_ATOMS // int(counts.sum())
         if largest >= 1:
             break
-    counts = counts * int(rng.integers(1, largest + 1))
+    multiple = min(int(rng.geometric(0.6)), largest) if small_counts else int(rng.integers(1, largest + 1))
+    counts = counts * multiple
     numbers = np.repeat(rng.choice(elements, size=n_elements, replace=False), counts)
     angles = rng.integers(60, 121, size=3)
     if rng.random() < 0.5:
@@ -37,7 +41,7 @@ def draw_formless_crystal(rng: np.random.Generator, elements: list[int]) -> dict
     lengths = shape * (volume / shape.prod()) ** (1 / 3)
     cosines = np.cos(np.radians(angles))
     if 1 - (cosines**2).sum() + 2 * cosines.prod() < 0.05:
-        return draw_formless_crystal(rng, elements)
+        return draw_formless_crystal(rng, elements, small_counts)
     return {
         "lattice_ang": list(Lattice.from_parameters(*lengths, *angles).matrix.ravel()),
         "atomic_numbers": [int(z) for z in numbers],
@@ -45,7 +49,9 @@ def draw_formless_crystal(rng: np.random.Generator, elements: list[int]) -> dict
     }
 
 
-def draw_pairs(n: int, rng: np.random.Generator, elements: list[int], form: TextFormat) -> list[tuple[str, str]]:
+def draw_pairs(
+    n: int, rng: np.random.Generator, elements: list[int], form: TextFormat, small_counts: bool
+) -> list[tuple[str, str]]:
     """Return n pairs of (reduced formula, crystal text)."""
-    rows = (draw_formless_crystal(rng, elements) for _ in range(n))
+    rows = (draw_formless_crystal(rng, elements, small_counts) for _ in range(n))
     return [(reduced_formula(row["atomic_numbers"]), write_crystal(row, form)) for row in rows]

@@ -5,6 +5,7 @@ Needs: torch, transformers.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +13,41 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
+from hullseeker.potentials import require_device  # noqa: E402
 from hullseeker.provenance import seed_for  # noqa: E402
+
+GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def load_language_model(
     path: str | Path, device: str = "cpu", dtype: str = "float32"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load model and tokenizer from a folder or a hub name; OSError with the name where there is none."""
-    tokenizer = AutoTokenizer.from_pretrained(str(path), padding_side="left")
+    """Load model and tokenizer from a folder or a hub name.
+
+    Raises RuntimeError where a GPU is asked for and there is none, OSError where there is no such model.
+    """
+    require_device(device, "base_model.device")
     model = AutoModelForCausalLM.from_pretrained(str(path), dtype=getattr(torch, dtype), use_safetensors=True)
-    return model.to(device), tokenizer
+    return model.to(device), load_tokenizer(path)
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; one saved under the generic class keeps its own pre-tokenizer.
+
+    AutoTokenizer goes by the model's architecture and would put that architecture's pre-tokenizer in its place.
+    """
+    saved = Path(path) / "tokenizer_config.json"
+    generic = saved.is_file() and json.loads(saved.read_text()).get("tokenizer_class") in GENERIC_TOKENIZERS
+    loader = PreTrainedTokenizerFast if generic else AutoTokenizer
+    return loader.from_pretrained(str(path), padding_side="left")
 
 
 def as_conversation(prompt: str, completion: str | None = None) -> dict:
