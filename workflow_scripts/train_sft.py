@@ -96,7 +96,6 @@ def main(snakemake) -> None:
                 weight_decay=settings["weight_decay"],
                 max_length=settings["max_length_tokens"],
                 completion_only_loss=True,
-                train_sampling_strategy="group_by_length",
                 bf16=settings["autocast_bf16"],
                 gradient_checkpointing=settings["gradient_checkpointing"],
                 use_cpu=base["device"] == "cpu",
