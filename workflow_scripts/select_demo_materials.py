@@ -25,15 +25,17 @@ def drop_duplicates(rows: list[dict]) -> list[dict]:
 
 
 def standardised(row: dict) -> dict:
-    """Return the row with its structure as a symmetrised primitive cell in one standard setting.
+    """Return the row with its structure as the Niggli-reduced cell of the symmetrised primitive one.
 
-    Equal crystals then have equal text, as far as symmetry fixes it.
+    Equal crystals then have equal text, as far as symmetry fixes it, and no angle is so small that whole degrees
+    would change the crystal.
     """
     structure = to_structure(row)
     primitive = SpacegroupAnalyzer(structure, symprec=0.05).get_primitive_standard_structure()
+    primitive = primitive.get_reduced_structure(reduction_algo="niggli")
     if len(primitive) > len(structure) or not IDENTITY_MATCHER.fit(primitive, structure):
-        return row
-    return {**row, **from_structure(primitive)}
+        primitive = structure.get_reduced_structure(reduction_algo="niggli")
+    return row | from_structure(primitive)
 
 
 def main(snakemake) -> None:
