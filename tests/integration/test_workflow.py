@@ -204,8 +204,10 @@ def test_a_second_run_finds_nothing_to_do(checkout):
     assert "Nothing to be done" in run(checkout, "-n")
 
 
-def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout):
-    output = run(checkout, "-n", "--config", 'hull={"stable_below_ev_per_atom": 0.2}')
+def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout, tmp_path):
+    overlay = tmp_path / "threshold.yaml"
+    overlay.write_text("hull: {stable_below_ev_per_atom: 0.2}\n")
+    output = run(checkout, str(overlay), "-n")
     jobs = {
         line.split()[0] for line in output.split("Job stats:")[1].split("total")[0].splitlines()[3:] if line.strip()
     }

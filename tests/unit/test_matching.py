@@ -58,7 +58,7 @@ def test_match_rows():
     assert match_row(here, failed) == {"structure_id": "s-000000", "status": "not_converged", "error": "why"}
     broken = here | {"lattice_ang": [np.nan] * 9}
     row = match_row(broken, there)
-    assert row["status"] == "not_attempted" and "matcher failed" in row["error"] and "matched" not in row
+    assert row["status"] == "match_failed" and "matcher failed" in row["error"] and "matched" not in row
 
 
 def test_first_occurrence_is_unique_and_training_is_not_novel():
@@ -78,5 +78,5 @@ def test_first_occurrence_is_unique_and_training_is_not_novel():
     assert [row["structure_id"] for row in rows] == [row["structure_id"] for row in samples]
     assert [row.get("is_unique") for row in rows] == [True, False, True, True, None, None, False]
     assert [row.get("is_novel") for row in rows] == [True, True, False, True, None, None, False]
-    assert [row["status"] for row in rows] == ["ok"] * 4 + ["not_attempted"] * 2 + ["ok"]
+    assert [row["status"] for row in rows] == ["ok"] * 4 + ["not_attempted", "match_failed"] + ["ok"]
     assert rows[4]["error"] == "no lattice" and "matcher failed" in rows[5]["error"]
