@@ -9,7 +9,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
-SNAKEMAKE := $(BIN)/snakemake --profile profiles/local --cores $(CORES)
+SNAKEMAKE := $(BIN)/snakemake --profile profiles/local --cores $(CORES) --quiet rules
 
 .PHONY: help demo test lint format resources clean
 
@@ -27,7 +27,7 @@ $(VENV)/installed: requirements.lock
 demo: $(VENV)/installed
 	$(SNAKEMAKE) --configfile experiments/demo.yaml
 	@test results/demo/report.html -nt results/demo/tables/table1.md || \
-		$(SNAKEMAKE) --configfile experiments/demo.yaml --report results/demo/report.html --quiet all
+		$(SNAKEMAKE) --configfile experiments/demo.yaml --report results/demo/report.html
 	@$(BIN)/python workflow_scripts/print_results.py results/demo
 
 test: $(VENV)/installed
