@@ -174,6 +174,7 @@ def test_main_on_real_crystals_against_scipy_and_matminer(tmp_path):
         input=SimpleNamespace(
             samples=[tmp_path / "drawn.parquet"],
             fingerprints=[tmp_path / "samples.parquet"],
+            scaler=None,
             train=tmp_path / "train.parquet",
             test=tmp_path / "test.parquet",
         ),
