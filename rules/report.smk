@@ -32,8 +32,8 @@ for table in TABLES:
             f"render_{table}"
         input:
             **{
-                table: f"{RESULTS}/tables/{table}.csv",
-                "table1": f"{RESULTS}/tables/table1.csv",
+                name: f"{RESULTS}/tables/{name}.csv"
+                for name in TABLES_BESIDE.get(table, [table])
             },
             paper_tables=ancient("resources/paper_tables.csv"),
         output:

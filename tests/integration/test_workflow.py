@@ -36,24 +36,23 @@ def tracked_files() -> list[str]:
     ]
 
 
-def snakemake(folder: Path, *words: str, **options) -> subprocess.Popen:
+def snakemake(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> subprocess.Popen:
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     return subprocess.Popen(
-        [*command, "--configfile", "experiments/test.yaml", *words],
+        [*command, *words, "--configfile", "experiments/test.yaml", *overlays],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        **options,
     )
 
 
-def run(folder: Path, *words: str) -> str:
-    process = snakemake(folder, *words)
+def run(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> str:
+    process = snakemake(folder, *words, overlays=overlays)
     output, _ = process.communicate()
     assert process.returncode == 0, output[-6000:]
     return output
@@ -207,7 +206,7 @@ def test_a_second_run_finds_nothing_to_do(checkout):
 def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout, tmp_path):
     overlay = tmp_path / "threshold.yaml"
     overlay.write_text("hull: {stable_below_ev_per_atom: 0.2}\n")
-    output = run(checkout, str(overlay), "-n")
+    output = run(checkout, "-n", overlays=(str(overlay),))
     jobs = {
         line.split()[0] for line in output.split("Job stats:")[1].split("total")[0].splitlines()[3:] if line.strip()
     }
@@ -238,9 +237,8 @@ def test_killed_in_the_middle_of_training_the_tables_are_the_same(checkout):
     results = checkout / "results" / "test"
     before = {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))}
     curve = read_table(results / "curves" / "sft-grpo.parquet", "training_curve").to_pylist()
-    shutil.rmtree(results / "checkpoints" / "sft-grpo")
-    shutil.rmtree(results / "models" / "sft-grpo")
-    process = snakemake(checkout, "--quiet", "all")
+    shutil.rmtree(results / "checkpoints" / "sft-grpo", ignore_errors=True)
+    process = snakemake(checkout, "--quiet", "all", "--forcerun", "results/test/models/sft-grpo")
     deadline = time.monotonic() + 240
     while not list((results / "checkpoints").glob("sft-grpo/checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.communicate()[0][-4000:]
