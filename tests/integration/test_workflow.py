@@ -237,8 +237,11 @@ def test_killed_in_the_middle_of_training_the_tables_are_the_same(checkout):
     results = checkout / "results" / "test"
     before = {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))}
     curve = read_table(results / "curves" / "sft-grpo.parquet", "training_curve").to_pylist()
-    shutil.rmtree(results / "checkpoints" / "sft-grpo", ignore_errors=True)
-    process = snakemake(checkout, "--quiet", "all", "--forcerun", "results/test/models/sft-grpo")
+    for folder in ("checkpoints/sft-grpo", "models/sft-grpo", "tables", "figures"):
+        shutil.rmtree(results / folder, ignore_errors=True)
+    for path in [*results.rglob("sft_rl.parquet"), *results.rglob("sft-grpo.parquet")]:
+        path.unlink()
+    process = snakemake(checkout, "--quiet", "all")
     deadline = time.monotonic() + 240
     while not list((results / "checkpoints").glob("sft-grpo/checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.communicate()[0][-4000:]
