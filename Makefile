@@ -9,7 +9,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
-SNAKEMAKE := $(BIN)/snakemake --profile profiles/local --cores $(CORES) --quiet rules
+SNAKEMAKE := $(BIN)/snakemake --profile profiles/local --quiet rules --cores $(CORES)
 
 .PHONY: help demo test lint format resources clean
 
@@ -46,7 +46,7 @@ format: $(VENV)/installed
 
 # Makes the embedded resources again, under results/resources (about two hours on two cores).
 resources: $(VENV)/installed
-	$(SNAKEMAKE) --configfile experiments/demo.yaml make_resources
+	$(SNAKEMAKE) make_resources --configfile experiments/demo.yaml
 
 clean:
 	rm -rf results/demo results/test logs benchmarks

@@ -1,5 +1,5 @@
 # How the embedded resources are made. They ship with the repository, so these rules run only when asked for:
-#   snakemake --cores all --configfile experiments/demo.yaml make_resources
+#   snakemake make_resources --cores all --configfile experiments/demo.yaml
 BUILT = "results/resources"
 N_RESOURCE_SHARDS = 64
 RESOURCE_RELAX = {
