@@ -22,7 +22,7 @@ def spearman(pairs: np.ndarray) -> float:
     return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
 
 
-def hacked(audit: pd.DataFrame, stable_below_ev_per_atom: float) -> np.ndarray:
+def fooled(audit: pd.DataFrame, stable_below_ev_per_atom: float) -> np.ndarray:
     """Return 100 per sample that the reward prefers to the data set's structure but the evaluator calls unstable."""
     preferred = audit["chgnet_energy_ev_per_atom"] < audit["chgnet_reference_energy_ev_per_atom"]
     unstable = audit["e_above_hull_ev_per_atom"] >= stable_below_ev_per_atom
@@ -46,10 +46,17 @@ def row_of_system(system: Mapping[str, str], audit: pd.DataFrame, settings: Mapp
     )
     means = {
         "mean_gap_ev_per_atom": both[:, 0] - both[:, 1],
-        "hacked_pct": hacked(audit, settings["stable_below_ev_per_atom"]),
-        "chgnet_mean_formation_energy_ev_per_atom": both[:, 0],
-        "evaluator_mean_formation_energy_ev_per_atom": both[:, 1],
+        "fooled_pct": fooled(audit, settings["stable_below_ev_per_atom"]),
     }
+    for i, name in enumerate(("chgnet", "evaluator")):
+        column = f"{name}_median_formation_energy_ev_per_atom"
+        row[column] = float(np.median(both[:, i])) if len(both) else float("nan")
+    # Energies of structures as generated have outliers of thousands of eV/atom, which rule a mean.
+    gap = means["mean_gap_ev_per_atom"]
+    row["median_gap_ev_per_atom"] = float(np.median(gap)) if len(gap) else float("nan")
+    row["median_gap_ev_per_atom_ci_low"], row["median_gap_ev_per_atom_ci_high"] = bootstrap_interval(
+        gap, np.median, seed_of("median_gap"), settings["n_bootstrap"]
+    )
     for name, values in means.items():
         row[name] = float(values.mean()) if len(values) else float("nan")
         low_high = mean_interval(values, seed_of(name), settings["n_bootstrap"])

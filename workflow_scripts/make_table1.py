@@ -24,7 +24,15 @@ WITH_INTERVAL = (
     "rmsd_ang",
     "rmsd_norm",
 )
-ORDER = (*WITH_INTERVAL[:1], "e_hull_std_ev_per_atom", "e_hull_median_ev_per_atom", *WITH_INTERVAL[1:], "n_relaxed")
+QUARTILES = {"e_hull_q25_ev_per_atom": 0.25, "e_hull_q75_ev_per_atom": 0.75}
+ORDER = (
+    *WITH_INTERVAL[:1],
+    "e_hull_std_ev_per_atom",
+    "e_hull_median_ev_per_atom",
+    *WITH_INTERVAL[1:],
+    "n_relaxed",
+    *QUARTILES,
+)
 
 
 @cache
@@ -94,6 +102,7 @@ def row_of_system(system: Mapping[str, str], frames: Mapping[str, pd.DataFrame],
         "e_hull_std_ev_per_atom": float(np.std(e_hull, ddof=1)) if len(e_hull) > 1 else float("nan"),
         "e_hull_median_ev_per_atom": float(np.median(e_hull)) if len(e_hull) else float("nan"),
         "n_relaxed": int((frames["relaxed"]["status"] == "ok").sum()),
+        **{name: float(np.quantile(e_hull, q)) if len(e_hull) else float("nan") for name, q in QUARTILES.items()},
     }
     row = {"system": system["system"], "label": system["label"], "n_samples": len(frames["samples"])}
     for name in ORDER:

@@ -32,7 +32,7 @@ class Audit:
     n_judged: int
     n_fooled: int
     spearman_rho: float
-    mean_gap_ev_per_atom: float
+    median_gap_ev_per_atom: float
 
 
 def audit_frame(rows: Sequence[Mapping], threshold_ev_per_atom: float) -> pd.DataFrame:
@@ -63,8 +63,8 @@ def audit_frame(rows: Sequence[Mapping], threshold_ev_per_atom: float) -> pd.Dat
 
 
 def audit_numbers(frame: pd.DataFrame) -> Audit:
-    """Return counts, Spearman's rank correlation, and the mean of reward minus evaluator, over all points."""
-    rho, gap = np.nan, float((frame["chgnet"] - frame["evaluator"]).mean()) if len(frame) else np.nan
+    """Return counts, Spearman's rank correlation, and the median of reward minus evaluator, over all points."""
+    rho, gap = np.nan, float((frame["chgnet"] - frame["evaluator"]).median()) if len(frame) else np.nan
     varies = frame["chgnet"].nunique() > 1 and frame["evaluator"].nunique() > 1
     if len(frame) >= FEWEST_FOR_A_RANK_CORRELATION and varies:
         rho = float(spearmanr(frame["chgnet"], frame["evaluator"]).statistic)
@@ -108,8 +108,8 @@ def draw_panel(axes: Axes, system: Named, frame: pd.DataFrame, limits: tuple[flo
             )
     numbers = audit_numbers(frame)
     rho = "n/a" if np.isnan(numbers.spearman_rho) else f"{numbers.spearman_rho:.2f}".replace("-", "−")
-    gap = f"{numbers.mean_gap_ev_per_atom:+.2f}".replace("-", "−")
-    words = [f"n = {numbers.n} of {n_rows}", f"Spearman ρ {rho}", f"mean gap {gap} eV/atom"]
+    gap = f"{numbers.median_gap_ev_per_atom:+.2f}".replace("-", "−")
+    words = [f"n = {numbers.n} of {n_rows}", f"Spearman ρ {rho}", f"median gap {gap} eV/atom"]
     words.append(f"fooled {numbers.n_fooled} of {n_rows} ({numbers.n_judged} judged)")
     if outside.any():
         words.append(f"{int(outside.sum())} on the rim")

@@ -28,7 +28,7 @@ COLUMNS: dict[str, list[tuple[str, str, int, str]]] = {
         ("rmsd_ang", "RMSD (Å)", 3, "rmsd_ang"),
         ("rmsd_norm", "RMSD / (V/N)^(1/3)", 4, ""),
         ("e_hull_mean_ev_per_atom", "E_hull mean ± std (eV/atom)", 3, "e_hull_mean_ev_per_atom"),
-        ("e_hull_median_ev_per_atom", "E_hull median (eV/atom)", 3, ""),
+        ("e_hull_median_ev_per_atom", "E_hull median, quartiles (eV/atom)", 3, ""),
     ],
     "table2": [
         ("structure_validity_{choice}", "Valid structure", 3, "structure_validity"),
@@ -47,11 +47,12 @@ COLUMNS: dict[str, list[tuple[str, str, int, str]]] = {
         ("novel_pct", "Novel (%)", 2, ""),
     ],
     "audit": [
-        ("hacked_pct", "Better by reward, yet unstable (%)", 2, ""),
+        ("fooled_pct", "Fooled: better by reward, yet unstable (%)", 2, ""),
         ("spearman_rho", "Spearman ρ", 3, ""),
-        ("mean_gap_ev_per_atom", "Mean gap, reward − evaluator (eV/atom)", 3, ""),
-        ("chgnet_mean_formation_energy_ev_per_atom", "Formation energy, CHGNet (eV/atom)", 3, ""),
-        ("evaluator_mean_formation_energy_ev_per_atom", "Formation energy, evaluator (eV/atom)", 3, ""),
+        ("median_gap_ev_per_atom", "Median gap, reward − evaluator (eV/atom)", 3, ""),
+        ("mean_gap_ev_per_atom", "Mean gap (eV/atom)", 3, ""),
+        ("chgnet_median_formation_energy_ev_per_atom", "Median formation energy, CHGNet (eV/atom)", 3, ""),
+        ("evaluator_median_formation_energy_ev_per_atom", "and evaluator (eV/atom)", 3, ""),
     ],
 }
 COUNTS = {"n_samples": "n drawn", "n_relaxed": "n relaxed", "n_fingerprinted": "n with fingerprint"} | {
@@ -99,6 +100,9 @@ def cell(row: Mapping, name: str, decimals: int) -> tuple[str, str]:
     value, std = number(row[name], decimals), row.get(name.replace("_mean_", "_std_"))
     if "_mean_" in name and not pd.isna(std):
         value = f"{value} ± {number(std, decimals)}"
+    if name == "e_hull_median_ev_per_atom" and not pd.isna(row[name]):
+        quartiles = (number(row[f"e_hull_{q}_ev_per_atom"], decimals) for q in ("q25", "q75"))
+        return value, "({} to {})".format(*quartiles)
     low, high = row.get(f"{name}_ci_low"), row.get(f"{name}_ci_high")
     return value, "" if pd.isna(low) or pd.isna(high) else f"[{number(low, decimals)}, {number(high, decimals)}]"
 

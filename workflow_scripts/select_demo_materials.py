@@ -38,6 +38,14 @@ def standardised(row: dict) -> dict:
     return row | from_structure(primitive)
 
 
+def elements_as_materials(elements: list[dict]) -> list[dict]:
+    """Return every element's lowest-energy phase as a material on the hull, under an id of its own."""
+    return [
+        standardised(row) | {"structure_id": f"demo-{row['structure_id']}", "e_above_hull_ev_per_atom": 0.0}
+        for row in elements
+    ]
+
+
 def main(snakemake) -> None:
     started = time.perf_counter()
     settings = dict(snakemake.params.settings)
@@ -68,7 +76,7 @@ def main(snakemake) -> None:
             composition = composition_of(row["atomic_numbers"])
             row["e_above_hull_ev_per_atom"] = hull.e_above_hull(composition, row["energy_ev_per_atom"])
         limit = settings["keep_below_ev_per_atom"]
-        materials = [row for row in unique if row["e_above_hull_ev_per_atom"] < limit]
+        materials = [row for row in unique if row["e_above_hull_ev_per_atom"] < limit] + elements_as_materials(elements)
         phases = [row for row in unique if row["e_above_hull_ev_per_atom"] >= limit]
         metadata = describe_run(settings, [snakemake.input.candidates, snakemake.input.elements])
         write_table(snakemake.output.materials, materials, "materials", metadata)

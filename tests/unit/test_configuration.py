@@ -65,6 +65,7 @@ def set_key(config, dotted, value):
         ("relax.potental", "sevennet", ["relax.potental", "did you mean potential"]),
         ("relax.potential", "uma", ["relax.potential", "'uma'", "sevennet, chgnet"]),
         ("sft.n_epochs", "three", ["sft.n_epochs", "'three'", "number"]),
+        ("sft.learning_rate", "1e-3", ["sft.learning_rate", "'1e-3'", "1.0e-3"]),
         ("sft.n_epochs", 0, ["sft.n_epochs", "above 0"]),
         ("hull.reference", "mp", ["hull.reference", "'mp'", "evaluator"]),
         ("data.test_fraction", 1.5, ["data.test_fraction", "1.5", "below 1"]),

@@ -187,7 +187,7 @@ def test_audit_counts_the_fooled_among_the_judged_only():
         audit_row("f", 5.0, 9.0, energy=-5.0, reference=-4.0, e_hull=0.5, status="relax_failed"),
     ]
     frame = plot_reward_audit.audit_frame(rows, 0.1)
-    assert plot_reward_audit.audit_numbers(frame) == plot_reward_audit.Audit(4, 3, 1, pytest.approx(0.9486833), -0.625)
+    assert plot_reward_audit.audit_numbers(frame) == plot_reward_audit.Audit(4, 3, 1, pytest.approx(0.9486833), -0.75)
     nothing = plot_reward_audit.audit_numbers(plot_reward_audit.audit_frame([], 0.1))
     assert (nothing.n, nothing.n_judged, nothing.n_fooled) == (0, 0, 0) and np.isnan(nothing.spearman_rho)
 

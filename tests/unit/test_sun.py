@@ -78,13 +78,16 @@ def test_audit_by_hand():
     )
     row = audit_row(SYSTEM, frame, SETTINGS, 5)
     assert (row["n_samples"], row["n_audited"], row["n_with_reference"]) == (5, 4, 4)
-    assert row["hacked_pct"] == pytest.approx(20)
+    assert row["fooled_pct"] == pytest.approx(20)
     assert row["mean_gap_ev_per_atom"] == pytest.approx((-2.5 - 0.5 - 0.25 - 0.5) / 4)
+    assert row["median_gap_ev_per_atom"] == pytest.approx(-0.5)
+    assert row["chgnet_median_formation_energy_ev_per_atom"] == pytest.approx(-0.75)
+    assert row["evaluator_median_formation_energy_ev_per_atom"] == pytest.approx(0.125)
     # ranks 1 2 4 3 and 4 1 3 2: 1 - 6 (9 + 1 + 1 + 1) / (4 * 15) = -0.2
     assert row["spearman_rho"] == pytest.approx(-0.2)
 
 
 def test_audit_of_nothing():
     row = audit_row(SYSTEM, audit_frame([]), SETTINGS, 5)
-    assert row["n_samples"] == 0 and math.isnan(row["spearman_rho"]) and math.isnan(row["hacked_pct"])
+    assert row["n_samples"] == 0 and math.isnan(row["spearman_rho"]) and math.isnan(row["fooled_pct"])
     assert math.isnan(audit_row(SYSTEM, audit_frame([(-1, -1, 0, 0, 0)]), SETTINGS, 5)["spearman_rho"])

@@ -77,6 +77,9 @@ def test_denominators(tmp_path):
     assert row["rmsd_ang"] == pytest.approx(0.09)
     assert row["e_hull_mean_ev_per_atom"] == pytest.approx(0.28 / 3)
     assert row["e_hull_median_ev_per_atom"] == pytest.approx(0.05)
+    # linear interpolation between -0.02, 0.05 and 0.25
+    assert row["e_hull_q25_ev_per_atom"] == pytest.approx(0.015)
+    assert row["e_hull_q75_ev_per_atom"] == pytest.approx(0.15)
     assert row["e_hull_std_ev_per_atom"] == pytest.approx(np.std([0.05, 0.25, -0.02], ddof=1))
     for name in WITH_INTERVAL:
         assert row[f"{name}_ci_low"] < row[name] < row[f"{name}_ci_high"]

@@ -6,12 +6,16 @@ Needs: jsonschema, pyyaml.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+
+
+_NUMBER_WITHOUT_POINT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 
 
 class ConfigError(ValueError):
@@ -65,6 +69,8 @@ def _describe(error: ValidationError) -> list[str]:
         "minProperties": lambda: "must have at least one entry",
         "propertyNames": lambda: "has a name that is not allowed",
     }.get(error.validator, lambda: error.message)()
+    if error.validator == "type" and isinstance(value, str) and _NUMBER_WITHOUT_POINT.fullmatch(value):
+        expected += "; YAML reads this spelling as text, write a decimal point, as in 1.0e-3"
     return [f"{key} is {value!r}; it {expected}{meaning}"]
 
 
