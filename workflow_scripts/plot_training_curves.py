@@ -37,6 +37,7 @@ PANELS = (
     Panel("grpo", "reward_std", "deviation of rewards"),
     Panel("grpo", "parse_share", "parsed completions (%)", 100, whole=True),
     Panel("grpo", "formula_match_share", "of the prompted formula (%)", 100, whole=True),
+    Panel("grpo", "coincident_share", "two atoms on one site (%)", 100),
     Panel("grpo", "clipped_share", "rewards clipped (%)", 100),
     Panel("grpo", "completion_tokens_mean", "completion length (tokens)"),
     Panel("grpo", "entropy", "entropy (nats/token)"),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from hullseeker.logs import logging_to
-from hullseeker.rendering import Column, n_rows, to_html, to_latex, to_markdown
+from hullseeker.rendering import Column, as_they_are, systems_across, to_html, to_latex, to_markdown
 from hullseeker.tables import STATUSES, replacing
 
 NOTHING = "–"
@@ -88,7 +88,7 @@ def columns_of(
             printed = paper[(paper["table"] == table) & (paper["column"] == in_paper)].set_index("system")
             cells = [(paper_value(printed, system), "") for system in frame["system"]]
             if any(value != NOTHING for value, _ in cells):
-                columns.append(Column(f"{in_paper}_paper_value", "paper", cells))
+                columns.append(Column(f"{in_paper}_paper_value", "in the paper", cells))
     for name, heading in COUNTS.items():
         if name in frame:
             columns.append(Column(name, heading, [(number(n, 0), "") for n in frame[name]]))
@@ -138,10 +138,12 @@ def main(snakemake) -> None:
             ["Brackets: 95% bootstrap intervals over rows."] if any(ci for c in columns for _, ci in c.cells) else []
         )
         notes += params.footnotes.get(table, [])
+        # Many quantities, few systems: a quantity per line is what fits a page.
+        grid = as_they_are(columns) if table == "failure_ledger" else systems_across(columns)
         for kind, render in {"md": to_markdown, "tex": to_latex, "html": to_html}.items():
             with replacing(getattr(snakemake.output, kind)) as beside:
-                beside.write_text(render(TITLES[table], columns, notes), encoding="utf-8")
-        log.info("done: %s, %d rows, %d columns", table, n_rows(columns), len(columns))
+                beside.write_text(render(TITLES[table], grid, notes), encoding="utf-8")
+        log.info("done: %s, %d rows, %d columns", table, len(grid) - 1, len(grid[0]))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ QUANTITIES = {
     "reward_std": "reward_std",
     "parse_share": "parse_share",
     "formula_match_share": "formula_match_share",
+    "coincident_share": "coincident_share",
     "clipped_share": "clipped_share",
     "completions/mean_length": "completion_tokens_mean",
     "entropy": "entropy",

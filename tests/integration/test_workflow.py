@@ -1,16 +1,20 @@
 """The whole DAG of experiments/test.yaml in a copy of the repository: numbers, a second run, and a kill."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
@@ -232,30 +236,72 @@ def test_a_misspelt_key_starts_no_job(checkout):
     assert "did you mean n_samples?" in output
 
 
-def test_killed_in_the_middle_of_training_the_tables_are_the_same(checkout):
-    """SIGKILL while sft-grpo trains, after a checkpoint; the next run goes on from it and ends where it would have."""
+def job_processes(workflow: psutil.Process) -> dict[str, psutil.Process]:
+    """The running jobs of a workflow by the name of their script."""
+    jobs = {}
+    for process in workflow.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            script = [word for word in process.cmdline() if "/.snakemake/scripts/" in word]
+            if script and process.exe() == psutil.Process().exe():
+                jobs[Path(script[0]).name.split(".")[1]] = process
+    return jobs
+
+
+def is_at_work(checkout: Path, script: str, process: psutil.Process) -> bool:
+    """Whether a job is past its imports; a training, past its first checkpoint."""
+    if script.startswith("train_"):
+        chain = "sft" if script == "train_sft" else "sft-grpo"
+        return bool(list((checkout / "results/test/checkpoints" / chain).glob("checkpoint-*/trainer_state.json")))
+    with contextlib.suppress(psutil.Error):
+        return any("/logs/" in opened.path for opened in process.open_files())
+    return False
+
+
+def test_killed_in_every_rule_the_tables_are_the_same(checkout):
+    """SIGKILL hits the first job of each rule while it works, and once the whole workflow while GRPO trains."""
     results = checkout / "results" / "test"
     before = {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))}
-    curve = read_table(results / "curves" / "sft-grpo.parquet", "training_curve").to_pylist()
-    for folder in ("checkpoints/sft-grpo", "models/sft-grpo", "tables", "figures"):
-        shutil.rmtree(results / folder, ignore_errors=True)
-    for path in [*results.rglob("sft_rl.parquet"), *results.rglob("sft-grpo.parquet")]:
-        path.unlink()
-    process = snakemake(checkout, "--quiet", "all")
-    deadline = time.monotonic() + 240
-    while not list((results / "checkpoints").glob("sft-grpo/checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, process.communicate()[0][-4000:]
+    curves = {p: read_table(p, "training_curve").to_pylist() for p in results.glob("curves/*sft*.parquet")}
+    for folder in ("checkpoints", "models/sft", "models/sft-grpo", "data", "fingerprints", "tables", "figures"):
+        shutil.rmtree(results / folder)
+    for path in [*results.rglob("sft_rl.parquet"), *results.rglob("sft.parquet"), *curves]:
+        path.unlink(missing_ok=True)
+    shutil.rmtree(checkout / "results" / "cache")
+    killed, deadline = Counter(), time.monotonic() + 900
+    retried = ("--quiet", "all", "--retries", "1")
+    process = snakemake(checkout, *retried)
+    output = threading.Thread(target=process.communicate, daemon=True)
+    output.start()
+    while process.poll() is None:
         assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (results / "models" / "sft-grpo" / "model.safetensors").exists()
-    run(checkout, "--unlock")
+        for script, job in job_processes(psutil.Process(process.pid)).items():
+            if killed[script] or not is_at_work(checkout, script, job):
+                continue
+            killed[script] += 1
+            if script != "train_grpo":
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    job.kill()
+                continue
+            os.killpg(process.pid, signal.SIGKILL)
+            output.join()
+            assert not (results / "models" / "sft-grpo" / "model.safetensors").exists()
+            run(checkout, "--unlock")
+            process = snakemake(checkout, *retried)
+            output = threading.Thread(target=process.communicate, daemon=True)
+            output.start()
+        time.sleep(0.01)
+    output.join()
     run(checkout, "--quiet", "all")
-    assert "going on from checkpoint" in (checkout / "logs" / "test" / "train_grpo" / "sft-grpo.log").read_text()
-    assert read_table(results / "curves" / "sft-grpo.parquet", "training_curve").to_pylist() == curve
+    assert set(killed) >= {
+        *("split_materials", "build_reference", "train_sft", "train_grpo", "sample_structures", "relax_structures"),
+        *("compute_hull", "match_structures", "assess_novelty", "audit_rewards", "featurize_structures"),
+        *("make_table1", "make_table2", "make_sun", "make_audit_table", "plot_crystals", "plot_hull_distribution"),
+    }
+    for log in ("train_sft.log", "train_grpo/sft-grpo.log"):
+        assert "going on from checkpoint" in (checkout / "logs" / "test" / log).read_text()
+    assert {p: read_table(p, "training_curve").to_pylist() for p in curves} == curves
     assert {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))} == before
-    assert not list(results.rglob("*.partial"))
+    assert "Nothing to be done" in run(checkout, "-n")
 
 
 def test_a_table_that_was_cut_short_is_refused_by_name(checkout):

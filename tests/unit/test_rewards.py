@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hullseeker.crystal_text import TextFormat
+from hullseeker.potentials import load_potential
 from hullseeker.rewards import RewardPotentialError, score_completions, summarise
 
 ROCKSALT = "4.0 4.0 4.0\n60 60 60\nNa\n0.00 0.00 0.00\nCl\n0.50 0.50 0.50"
@@ -33,7 +34,12 @@ def test_reward_is_minus_the_energy_and_a_penalty_for_no_crystal():
     scored = score([ROCKSALT, "no crystal", COPPER], ["NaCl", "NaCl", "NaCl"], Stub({2: -3.4, 1: -4.1}))
     assert [s.reward for s in scored] == [3.4, -0.1, 4.1]
     assert [s.obeys_formula for s in scored] == [True, False, False]
-    assert summarise(scored) == {"parse_share": 2 / 3, "formula_match_share": 1 / 3, "clipped_share": 0.0}
+    assert summarise(scored) == {
+        "parse_share": 2 / 3,
+        "formula_match_share": 1 / 3,
+        "coincident_share": 0.0,
+        "clipped_share": 0.0,
+    }
 
 
 def test_energies_beyond_the_clip_are_clipped_and_counted():
@@ -48,6 +54,14 @@ def test_a_crystal_the_potential_cannot_take_gets_the_worst_reward_and_costs_no_
     scored = score([ROCKSALT] * 9 + [COPPER], ["NaCl"] * 10, Stub({2: -3.4, 1: math.nan}))
     assert scored[-1].reward == -5.0
     assert scored[-1].was_clipped
+
+
+def test_atoms_on_one_site_get_the_worst_reward_and_are_no_failure_of_the_potential():
+    """Also where the site is written as its own image: 0.00 and 1.00."""
+    image = "4.0 4.0 4.0\n60 60 60\nNa\n0.00 0.00 0.00\nCl\n1.00 0.00 0.00"
+    scored = score([image] * 5, ["NaCl"] * 5, load_potential("chgnet"))
+    assert [s.reward for s in scored] == [-5.0] * 5
+    assert summarise(scored)["coincident_share"] == summarise(scored)["clipped_share"] == 1.0
 
 
 def test_a_potential_that_dies_stops_the_run():

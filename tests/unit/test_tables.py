@@ -3,12 +3,15 @@
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from hullseeker.tables import TableError, check_children, merge_tables, read_table, replacing, write_table
+
+ROOT = Path(__file__).parents[2]
 
 
 def sample(i, **columns):
@@ -90,24 +93,38 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+LARGE_TABLE = (
+    "import random, sys; from hullseeker.tables import write_table; r = random.Random(0)\n"
+    "rows = [{'structure_id': f's-{i:06d}', 'status': 'ok', 'system': 's', 'text': str(r.random())}"
+    " for i in range(20000)]\n"
+    "write_table(sys.argv[1], rows, 'samples')\n"
+)
+
+
+def run_in_scripts(*command):
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT / "workflow_scripts", check=False, stdin=subprocess.DEVNULL
+    )
+
+
 def test_a_file_too_large_for_its_limit_is_never_half_written(tmp_path):
-    """The kernel refuses to write on, as on a full disk: the process fails, the final name does not appear."""
-    code = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    """The kernel refuses to write on: the process fails, the final name does not appear."""
+    limited = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "from hullseeker.tables import write_table\n"
-        "import random; r = random.Random(0)\n"
-        "rows = [{'structure_id': f's-{i:06d}', 'status': 'ok', 'system': 's', 'text': str(r.random())}"
-        " for i in range(20000)]\n"
-        "write_table(sys.argv[1], rows, 'samples')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "t.parquet")],
-        capture_output=True,
-        text=True,
-        cwd="workflow_scripts",
-        check=False,
-    )
+    done = run_in_scripts(sys.executable, "-c", limited + LARGE_TABLE, str(tmp_path / "t.parquet"))
     assert done.returncode != 0
     assert "File too large" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_keeps_the_table_that_was_there(tmp_path):
+    """A real file system of 64 kB, in a mount namespace of the test's own."""
+    mounting = 'mount -t tmpfs -o size=64k tmpfs "$1" && echo old > "$1/t.parquet"'
+    if run_in_scripts("unshare", "-rm", "sh", "-c", mounting, "-", str(tmp_path)).returncode:
+        pytest.skip("no mount namespaces here; the size limit above stands for them")
+    then = f'{mounting} || exit 9; "$2" -c "$3" "$1/t.parquet"; echo "exit $?"; ls -A "$1"; cat "$1/t.parquet"'
+    done = run_in_scripts("unshare", "-rm", "sh", "-c", then, "-", str(tmp_path), sys.executable, LARGE_TABLE)
+    assert done.stdout.split() == ["exit", "1", "t.parquet", "old"]
+    assert "the disk is full; t.parquet was not written. Free space and run again" in done.stderr

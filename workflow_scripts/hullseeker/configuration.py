@@ -14,7 +14,6 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-
 _NUMBER_WITHOUT_POINT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 
 

@@ -15,6 +15,7 @@ th,td{padding:.4em .8em;text-align:right;vertical-align:top;white-space:nowrap}
 thead th{border-bottom:1px solid #222;white-space:normal;min-width:5em;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
 td{font-variant-numeric:tabular-nums}tbody tr+tr td{border-top:1px solid #e4e4e4}
+td:first-child{white-space:normal;min-width:16em}td.paper,th.paper,td.paper:first-child{background:#f4f1e8}
 .interval{display:block;font-size:80%;color:#666}.paper{background:#f4f1e8;color:#5a4a1c}
 code{display:block;font-size:65%;font-weight:normal;color:#888;overflow-wrap:anywhere}
 .scroll{overflow-x:auto}li{max-width:50em}"""
@@ -33,7 +34,7 @@ _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciic
 
 @dataclass(frozen=True)
 class Column:
-    """A printed column: its name in the CSV, its heading, and one (value, 95% interval or "") per row."""
+    """A column of results: its name in the CSV, its heading, and one (value, 95% interval or "") per system."""
 
     name: str
     heading: str
@@ -44,36 +45,72 @@ class Column:
         return self.name.endswith("_paper_value")
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One printed cell: its text, what stands smaller under it, its name in the CSV, and whether the paper says it."""
+
+    text: str
+    under: str = ""
+    code: str = ""
+    is_paper: bool = False
+
+
+Grid = list[list[Cell]]  # the heads first
+
+
 def n_rows(columns: Sequence[Column]) -> int:
     """Return the number of rows that all columns have."""
     return len(columns[0].cells)
 
 
-def to_markdown(title: str, columns: Sequence[Column], notes: Sequence[str]) -> str:
+def as_they_are(columns: Sequence[Column]) -> Grid:
+    """Return the grid with a column per column."""
+    heads = [Cell(c.heading, code=c.name if c.heading != c.name else "", is_paper=c.is_paper) for c in columns]
+    return [heads] + [[Cell(*c.cells[i], is_paper=c.is_paper) for c in columns] for i in range(n_rows(columns))]
+
+
+def systems_across(columns: Sequence[Column]) -> Grid:
+    """Return the grid with a column per row of the first column, and a row per further column."""
+    systems, *quantities = columns
+    heads = [Cell(systems.heading), *(Cell(text) for text, _ in systems.cells)]
+    return [heads] + [
+        [
+            Cell(c.heading, code=c.name if c.heading != c.name else "", is_paper=c.is_paper),
+            *(Cell(*cell, is_paper=c.is_paper) for cell in c.cells),
+        ]
+        for c in quantities
+    ]
+
+
+def to_markdown(title: str, grid: Grid, notes: Sequence[str]) -> str:
     """Return a Markdown table; intervals follow the value in brackets."""
-    heads = [f"{c.heading}<br>`{c.name}`" if c.heading not in (c.name, "System") else c.heading for c in columns]
-    aligned = ["---"] + ["---:"] * (len(columns) - 1)
-    body = [[" ".join(filter(None, c.cells[i])).replace("|", "\\|") for c in columns] for i in range(n_rows(columns))]
+
+    def shown(cell: Cell) -> str:
+        text = " ".join(filter(None, (cell.text, cell.under))).replace("|", "\\|")
+        return f"{text}<br>`{cell.code}`" if cell.code else text
+
+    heads, *body = [[shown(cell) for cell in row] for row in grid]
+    aligned = ["---"] + ["---:"] * (len(heads) - 1)
     lines = ["| " + " | ".join(line) + " |" for line in (heads, aligned, *body)]
     return "\n".join([f"### {title}", "", *lines, "", *(f"- {note}" for note in notes)]).rstrip() + "\n"
 
 
-def to_html(title: str, columns: Sequence[Column], notes: Sequence[str]) -> str:
-    """Return one page that needs nothing beside it; intervals under the value, the paper's columns tinted."""
-    kinds = [' class="paper"' if c.is_paper else "" for c in columns]
-    heads = "".join(
-        f"<th{kind}>{escape(c.heading)}<code>{escape(c.name)}</code></th>"
-        for kind, c in zip(kinds, columns, strict=True)
-    )
-    rows = ""
-    for i in range(n_rows(columns)):
-        cells = ((kind, *c.cells[i]) for kind, c in zip(kinds, columns, strict=True))
-        under = ((k, escape(v), f'<span class="interval">{escape(ci)}</span>' if ci else "") for k, v, ci in cells)
-        rows += "<tr>" + "".join(f"<td{k}>{v}{ci}</td>" for k, v, ci in under) + "</tr>\n"
+def to_html(title: str, grid: Grid, notes: Sequence[str]) -> str:
+    """Return one page that needs nothing beside it; intervals under the value, the paper's values tinted."""
+
+    def shown(cell: Cell, tag: str) -> str:
+        kind = ' class="paper"' if cell.is_paper else ""
+        under = f'<span class="interval">{escape(cell.under)}</span>' if cell.under else ""
+        code = f"<code>{escape(cell.code)}</code>" if cell.code else ""
+        return f"<{tag}{kind}>{escape(cell.text)}{under}{code}</{tag}>"
+
+    heads, *body = grid
+    head = "".join(shown(cell, "th") for cell in heads)
+    rows = "".join("<tr>" + "".join(shown(cell, "td") for cell in row) + "</tr>\n" for row in body)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n"
-        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n'
         f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>\n</body></html>\n"
     )
 
@@ -83,18 +120,16 @@ def tex(text: str) -> str:
     return "".join(_TEX.get(character, character) for character in text)
 
 
-def to_latex(title: str, columns: Sequence[Column], notes: Sequence[str]) -> str:
-    """Return a LaTeX table (booktabs, array): the interval on a line of its own under the value."""
-    lines = [f"% columns: {', '.join(c.name for c in columns)}", r"\begin{table*}\centering\scriptsize"]
-    lines += [r"\setlength{\tabcolsep}{3pt}", rf"\caption{{{tex(title)}}}"]
-    widths = "".join(r">{\raggedleft\arraybackslash}p{1.35cm}" for _ in columns[1:])
-    lines += [rf"\begin{{tabular}}{{l{widths}}}", r"\toprule"]
-    lines += [" & ".join(tex(c.heading) for c in columns) + r" \\", r"\midrule"]
-    for i in range(n_rows(columns)):
-        lines.append(" & ".join(tex(c.cells[i][0]) for c in columns) + r" \\")
-        if any(c.cells[i][1] for c in columns):
-            lines.append(
-                " & ".join(rf"{{\tiny {tex(c.cells[i][1])}}}" if c.cells[i][1] else "" for c in columns) + r" \\"
-            )
+def to_latex(title: str, grid: Grid, notes: Sequence[str]) -> str:
+    """Return a LaTeX table (booktabs): the interval on a line of its own under the value."""
+    heads, *body = grid
+    codes = [cell.code for row in zip(*grid, strict=True) for cell in row if cell.code]
+    lines = [f"% in the CSV: {', '.join(codes)}", r"\begin{table*}\centering\small", rf"\caption{{{tex(title)}}}"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule"]
+    lines += [" & ".join(tex(cell.text) for cell in heads) + r" \\", r"\midrule"]
+    for row in body:
+        lines.append(" & ".join(tex(cell.text) for cell in row) + r" \\")
+        if any(cell.under for cell in row):
+            lines.append(" & ".join(rf"{{\scriptsize {tex(c.under)}}}" if c.under else "" for c in row) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\raggedright {tex(note)}" for note in notes), r"\end{table*}"]
     return "\n".join(lines) + "\n"

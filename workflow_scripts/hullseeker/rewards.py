@@ -17,7 +17,7 @@ import numpy as np
 
 from hullseeker.crystal_text import TextFormat, parse_crystal
 from hullseeker.potentials import Potential
-from hullseeker.structures import reduced_formula, to_atoms
+from hullseeker.structures import has_coincident_atoms, reduced_formula, to_atoms
 
 
 class RewardPotentialError(RuntimeError):
@@ -31,7 +31,7 @@ class ScoredCompletion:
     reward: float
     is_crystal: bool
     obeys_formula: bool
-    energy_ev_per_atom: float | None
+    has_coincident_atoms: bool
     was_clipped: bool
 
 
@@ -47,11 +47,13 @@ def score_completions(
 ) -> list[ScoredCompletion]:
     """Return the paper's reward of each completion.
 
-    A crystal on which the potential fails gets the worst energy that the clip allows; RewardPotentialError
-    where that happens to more than `max_failure_share` of the crystals.
+    Two atoms on one site are the limit of two that overlap: CHGNet has no number for them, and the energy counts
+    as infinite before the clip. Any other crystal on which the potential fails also gets the worst energy that
+    the clip allows; RewardPotentialError where that happens to more than `max_failure_share` of the crystals.
     """
     parsed = [parse_crystal(text, form).columns for text in completions]
-    crystals = [(i, columns) for i, columns in enumerate(parsed) if columns is not None]
+    coincident = {i for i, columns in enumerate(parsed) if columns is not None and has_coincident_atoms(columns)}
+    crystals = [(i, columns) for i, columns in enumerate(parsed) if columns is not None and i not in coincident]
     energies = dict(zip((i for i, _ in crystals), _energies(potential, [c for _, c in crystals]), strict=True))
     failed = sum(not math.isfinite(energy) for energy in energies.values())
     if crystals and failed / len(crystals) > max_failure_share:
@@ -63,12 +65,12 @@ def score_completions(
     scored = []
     for i, formula in enumerate(prompt_formulas):
         if parsed[i] is None:
-            scored.append(ScoredCompletion(invalid_reward, False, False, None, False))
+            scored.append(ScoredCompletion(invalid_reward, False, False, False, False))
             continue
-        energy = energies[i] if math.isfinite(energies[i]) else high
-        clipped = min(max(energy, low), high)
+        energy = energies.get(i, math.inf)
+        clipped = min(max(energy, low), high) if math.isfinite(energy) else high
         obeys = reduced_formula(parsed[i]["atomic_numbers"]) == formula
-        scored.append(ScoredCompletion(-clipped, True, obeys, energy, clipped != energies[i]))
+        scored.append(ScoredCompletion(-clipped, True, obeys, i in coincident, clipped != energy))
     return scored
 
 
@@ -94,5 +96,6 @@ def summarise(scored: Sequence[ScoredCompletion]) -> dict[str, float]:
     return {
         "parse_share": float(np.mean([s.is_crystal for s in scored])),
         "formula_match_share": float(np.mean([s.obeys_formula for s in scored])),
+        "coincident_share": float(np.mean([s.has_coincident_atoms for s in scored])),
         "clipped_share": float(np.mean([s.was_clipped for s in scored])),
     }

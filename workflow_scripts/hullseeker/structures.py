@@ -20,6 +20,12 @@ def has_structure(row: Mapping) -> bool:
     return row["lattice_ang"] is not None
 
 
+def has_coincident_atoms(row: Mapping) -> bool:
+    """Whether two atoms of the row's structure are on one site, or images of it, to 1e-6 of the lattice vectors."""
+    sites = {tuple(site) for site in np.round(np.reshape(row["frac_coords"], (-1, 3)), 6) % 1.0}
+    return len(sites) < len(row["atomic_numbers"])
+
+
 def to_structure(row: Mapping) -> Structure:
     """Return the row's structure as a pymatgen Structure."""
     return Structure(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -268,9 +269,9 @@ def merge_tables(tables: Sequence[pa.Table], schema_name: str, expected_ids: Seq
 
 def check_children(ids: Sequence[str], expected_ids: Sequence[str], what: str) -> None:
     """Raise TableError unless `ids` are exactly the parent's `expected_ids`, each once."""
-    have, want = set(ids), set(expected_ids)
-    duplicates = sorted({i for i in ids if list(ids).count(i) > 1}) if len(have) != len(ids) else []
-    for problem, found in (("missing", want - have), ("foreign", have - want), ("duplicate", duplicates)):
+    have, want = Counter(ids), set(expected_ids)
+    duplicates = [name for name, n in have.items() if n > 1]
+    for problem, found in (("missing", want - have.keys()), ("foreign", have.keys() - want), ("duplicate", duplicates)):
         if found:
             shown = ", ".join(sorted(found)[:5])
             raise TableError(f"{what}: {len(found)} {problem} ids ({shown}{', …' if len(found) > 5 else ''})")
