@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local --quiet rules --cores $(CORES)
 
-.PHONY: help demo test lint format resources clean
+.PHONY: help demo test lint format schema resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -34,15 +34,19 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest tests/unit tests/golden tests/integration --durations=10
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check workflow_scripts tests
-	$(BIN)/ruff format --check workflow_scripts tests
+	$(BIN)/ruff check workflow_scripts tests schemas bench
+	$(BIN)/ruff format --check workflow_scripts tests schemas bench
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint --configfile experiments/demo.yaml
 
 format: $(VENV)/installed
-	$(BIN)/ruff check --fix workflow_scripts tests
-	$(BIN)/ruff format workflow_scripts tests
+	$(BIN)/ruff check --fix workflow_scripts tests schemas bench
+	$(BIN)/ruff format workflow_scripts tests schemas bench
 	$(BIN)/snakefmt Snakefile rules
+
+# After a change of the comments in config.yaml.
+schema: $(VENV)/installed
+	$(BIN)/python schemas/copy_descriptions.py
 
 # Makes the embedded resources again, under results/resources (about two hours on two cores).
 resources: $(VENV)/installed

@@ -14,10 +14,17 @@ from hullseeker.crystal_text import TextFormat
 from hullseeker.language_model import as_conversation, load_language_model
 from hullseeker.logs import logging_to
 from hullseeker.potentials import Potential, load_potential
-from hullseeker.provenance import describe_run, seed_for, sha256_of_file, sha256_of_path
+from hullseeker.provenance import describe_run, seed_for
 from hullseeker.rewards import score_completions, summarise
 from hullseeker.tables import read_table, write_table
-from hullseeker.training import claim_checkpoints, curve_rows, lora_config, prompts_of, quiet_off_terminal, save_merged
+from hullseeker.training import (
+    claim_checkpoints_of_rule,
+    curve_rows,
+    lora_config,
+    prompts_of,
+    quiet_off_terminal,
+    save_merged,
+)
 
 QUANTITIES = {
     "reward": "reward_mean",
@@ -100,16 +107,7 @@ def main(snakemake) -> None:
         start = snakemake.input.model[0] if snakemake.input.get("model") else base["path"]
         model, tokenizer = load_language_model(start, base["device"], base["dtype"])
         potential = load_potential("chgnet", device=settings["reward_device"])
-        identity = {
-            "settings": settings,
-            "start": [str(start), sha256_of_path(start), base],
-            "materials": sha256_of_file(snakemake.input.materials),
-            "prompt": [template, prompt],
-            "form": snakemake.params.crystal_text,
-            "seed": seed,
-            "code": snakemake.params.code,
-        }
-        checkpoint = claim_checkpoints(snakemake.params.checkpoints, identity)
+        checkpoint = claim_checkpoints_of_rule(snakemake, start, template)
         trainer = GRPOTrainer(
             model=model,
             reward_funcs=make_reward(potential, TextFormat(**snakemake.params.crystal_text), settings),

@@ -13,10 +13,10 @@ from trl import SFTConfig, SFTTrainer
 from hullseeker.crystal_text import TextFormat, make_prompt, write_crystal
 from hullseeker.language_model import as_conversation, load_language_model
 from hullseeker.logs import logging_to
-from hullseeker.provenance import describe_run, seed_for, sha256_of_file
+from hullseeker.provenance import describe_run, seed_for
 from hullseeker.tables import read_table, write_table
 from hullseeker.training import (
-    claim_checkpoints,
+    claim_checkpoints_of_rule,
     curve_rows,
     formula_for_prompt,
     lora_config,
@@ -71,16 +71,7 @@ def main(snakemake) -> None:
                 n_long,
                 settings["max_length_tokens"],
             )
-        identity = {
-            "settings": settings,
-            "base_model": [base, snakemake.params.base_model_content],
-            "materials": sha256_of_file(snakemake.input.materials),
-            "prompt": [template, prompt],
-            "form": snakemake.params.crystal_text,
-            "seed": seed,
-            "code": snakemake.params.code,
-        }
-        checkpoint = claim_checkpoints(snakemake.params.checkpoints, identity)
+        checkpoint = claim_checkpoints_of_rule(snakemake, base["path"], template)
         steps_per_epoch = math.ceil(len(datasets["train"]) / settings["batch_size"])
         trainer = SFTTrainer(
             model=model,

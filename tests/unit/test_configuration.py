@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from copy_descriptions import out_of_step
 from hullseeker.configuration import ConfigError, check_config, replace_systems
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,14 @@ def keys_of(config, schema, path=""):
 
 def test_config_and_schema_name_the_same_keys(config):
     assert list(keys_of(config, yaml.safe_load(SCHEMA.read_text()))) == []
+
+
+def test_the_schema_says_what_the_comments_say():
+    """Repair: make schema."""
+    config_text = (ROOT / "config.yaml").read_text()
+    assert out_of_step(yaml.safe_load(SCHEMA.read_text()), config_text) == {}
+    changed = config_text.replace("# everything random derives from it", "# of all randomness")
+    assert out_of_step(yaml.safe_load(SCHEMA.read_text()), changed) == {"seed": "of all randomness"}
 
 
 def test_every_key_of_the_schema_is_closed():

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from hullseeker.crystal_text import make_prompt
-from hullseeker.provenance import sha256_of_json
+from hullseeker.provenance import sha256_of_file, sha256_of_json, sha256_of_path
 from hullseeker.structures import to_structure
 
 
@@ -28,6 +28,24 @@ def prompts_of(rows: Iterable[Mapping], template: str, style: str) -> list[tuple
     """Return (formula that is asked for, prompt), one per distinct prompt, sorted by prompt."""
     pairs = {make_prompt(template, formula_for_prompt(row, style)): row["formula"] for row in rows}
     return [(formula, prompt) for prompt, formula in sorted(pairs.items())]
+
+
+def claim_checkpoints_of_rule(snakemake, start: str | Path, template: str) -> str | None:
+    """Return the last checkpoint of exactly this run of a training rule, as `claim_checkpoints`.
+
+    `start` is the model that the stage starts from.
+    """
+    params = snakemake.params
+    identity = {
+        "settings": dict(params.settings),
+        "start": [str(start), sha256_of_path(start), params.base_model],
+        "materials": sha256_of_file(snakemake.input.materials),
+        "prompt": [template, params.prompt],
+        "form": params.crystal_text,
+        "seed": params.seed,
+        "code": params.code,
+    }
+    return claim_checkpoints(params.checkpoints, identity)
 
 
 def claim_checkpoints(folder: str | Path, identity: Mapping) -> str | None:
