@@ -57,10 +57,7 @@ rule find_elemental_phases:
         "../envs/hullseeker.yaml"
     params:
         relax=RESOURCE_RELAX,
-        settings={
-            "metal": config["resources"]["n_relaxed_per_metal"],
-            "nonmetal": config["resources"]["n_relaxed_per_nonmetal"],
-        },
+        settings=lookup("resources/elements", within=config),
         code=code("find_elemental_phases.py"),
     script:
         "../workflow_scripts/find_elemental_phases.py"

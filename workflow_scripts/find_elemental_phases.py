@@ -16,10 +16,9 @@ from hullseeker.prototypes import load_prototypes
 from hullseeker.provenance import describe_run
 from hullseeker.structures import from_atoms, from_structure, reduced_formula, to_atoms
 from hullseeker.tables import write_table
-from relax_structures import relax_settings
+from relax_structures import SETTINGS_OF_LOADING, relax_settings
 
 N_SCANNED_VOLUMES = 6
-MAX_SITES = 8
 # No element is denser at zero pressure; below it, neighbour lists of the lightest elements grow without use.
 MIN_VOLUME_PER_ATOM_ANG3 = 5.0
 
@@ -53,19 +52,19 @@ def scan_volumes(potential: Potential, structure: Structure, symbol: str) -> tup
 def main(snakemake) -> None:
     started = time.perf_counter()
     torch.set_num_threads(snakemake.threads)
-    settings, n_relaxed = dict(snakemake.params.relax), snakemake.params.settings
+    relax, settings = dict(snakemake.params.relax), dict(snakemake.params.settings)
     rows = []
     with logging_to(snakemake.log[0], "find_elemental_phases") as log:
-        potential = load_potential(settings["potential"], settings.get("model"), settings.get("device", "cpu"))
-        prototypes = load_prototypes(MAX_SITES, (1,))
+        potential = load_potential(*(relax.get(name) for name in SETTINGS_OF_LOADING))
+        prototypes = load_prototypes(settings["max_sites"], (1,))
         for z in progress(sorted(potential.covered_atomic_numbers), "elemental phases"):
             symbol = Element.from_Z(z).symbol
             scanned = sorted(
                 ((*scan_volumes(potential, structure, symbol), label) for label, structure in prototypes),
                 key=lambda found: (found[0], found[2]),
             )
-            tried = scanned[: n_relaxed["metal" if Element(symbol).is_metal else "nonmetal"]]
-            outcomes = relax_batch(potential, [cell for _, cell, _ in tried], relax_settings(settings))
+            tried = scanned[: settings[f"n_relaxed_per_{'metal' if Element(symbol).is_metal else 'nonmetal'}"]]
+            outcomes = relax_batch(potential, [cell for _, cell, _ in tried], relax_settings(relax))
             found = [(o, label) for o, (_, _, label) in zip(outcomes, tried, strict=True) if o.status == "ok"]
             if not found:
                 raise RuntimeError(f"no phase of {symbol} converged: {[o.error for o in outcomes]}")
@@ -89,7 +88,7 @@ def main(snakemake) -> None:
                     "energy_source": potential.name,
                 }
             )
-        write_table(snakemake.output[0], rows, "materials", describe_run(settings))
+        write_table(snakemake.output[0], rows, "materials", describe_run(relax | settings))
         log.info("done: %d elements in %.1f s", len(rows), time.perf_counter() - started)
 
 
