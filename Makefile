@@ -48,7 +48,7 @@ format: $(VENV)/installed
 schema: $(VENV)/installed
 	$(BIN)/python schemas/copy_descriptions.py
 
-# Makes the embedded resources again, under results/resources (about two hours on two cores).
+# Makes the embedded resources again, under results/resources (about three hours on two cores).
 resources: $(VENV)/installed
 	$(SNAKEMAKE) make_resources --configfile experiments/demo.yaml
 

@@ -1,5 +1,6 @@
 """Make the embedded base model: a small Qwen2 that answers in the crystal form and knows no chemistry."""
 
+import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -164,7 +165,7 @@ def main(snakemake) -> None:
         target = Path(snakemake.output.model)
         model.to(torch.bfloat16).save_pretrained(target)
         tokenizer.save_pretrained(target)
-        about = describe_run(settings, [snakemake.input.prompt], seed)
+        about = describe_run(settings, [snakemake.input.prompt], seed) | {"settings": json.dumps(settings)}
         (target / "provenance.txt").write_text("".join(f"{k}: {v}\n" for k, v in about.items()))
         log.info("done: in %.1f s", time.perf_counter() - started)
 
