@@ -1,8 +1,11 @@
 """From relaxed candidates: duplicates out, the stable ones are materials, the rest competing phases."""
 
+import math
 import time
 from collections import defaultdict
 
+import numpy as np
+from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from hullseeker.hull import Hull, composition_of
@@ -24,8 +27,28 @@ def drop_duplicates(rows: list[dict]) -> list[dict]:
     return [row for kept in by_formula.values() for _, row in kept]
 
 
+def with_canonical_origin(structure: Structure) -> Structure:
+    """Return the structure with an atom of its least electronegative element at the origin, and its sites sorted.
+
+    Of the atoms that could be there, the one whose sites come first in order. Where a prototype puts its origin is
+    a convention of its authors; one convention for all leaves less for a model to learn.
+    """
+    first = min(structure.composition, key=lambda e: (0.0 if math.isnan(e.X) else e.X, e.Z))
+    numbers = np.array([site.specie.Z for site in structure])
+    best_key, best = None, None
+    for origin in structure.frac_coords[numbers == first.Z]:
+        # Rounded before it is wrapped, so that -1e-9 and 1e-9 are one place; compared as the text will show it.
+        coordinates = np.round(structure.frac_coords - origin, 6) % 1.0
+        shown = np.round(coordinates, 2) % 1.0
+        order = sorted(range(len(numbers)), key=lambda i: (numbers[i], *shown[i], *coordinates[i]))  # noqa: B023
+        key = [(numbers[i], *shown[i]) for i in order]
+        if best_key is None or key < best_key:
+            best_key, best = key, Structure(structure.lattice, numbers[order], coordinates[order])
+    return best
+
+
 def standardised(row: dict) -> dict:
-    """Return the row with its structure as the Niggli-reduced cell of the symmetrised primitive one.
+    """Return the row with its structure as the Niggli-reduced cell of the symmetrised primitive one, origin fixed.
 
     Equal crystals then have equal text, as far as symmetry fixes it, and no angle is so small that whole degrees
     would change the crystal.
@@ -35,7 +58,7 @@ def standardised(row: dict) -> dict:
     primitive = primitive.get_reduced_structure(reduction_algo="niggli")
     if len(primitive) > len(structure) or not IDENTITY_MATCHER.fit(primitive, structure):
         primitive = structure.get_reduced_structure(reduction_algo="niggli")
-    return row | from_structure(primitive)
+    return row | from_structure(with_canonical_origin(primitive))
 
 
 def elements_as_materials(elements: list[dict]) -> list[dict]:
