@@ -11,6 +11,10 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local --quiet rules --cores $(CORES)
 
+ifneq (1,$(words $(CURDIR)))
+$(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
+endif
+
 .PHONY: help demo test lint format schema resources clean
 
 help:
