@@ -31,6 +31,7 @@ def fooled(audit: pd.DataFrame, stable_below_ev_per_atom: float) -> np.ndarray:
 
 def row_of_system(system: Mapping[str, str], audit: pd.DataFrame, settings: Mapping, seed: int) -> dict:
     """Return one row of the table; NaN where no sample has the energies. Energies are of structures as generated."""
+    # Rows without both energies stay in n_samples and in every share; n_audited says how many have both.
     both = audit[[CHGNET, EVALUATOR]].dropna().to_numpy(float)
     both = both[np.lexsort(both.T)]
     has_reference = audit[["chgnet_energy_ev_per_atom", "chgnet_reference_energy_ev_per_atom"]].notna().all(axis=1)
