@@ -113,7 +113,9 @@ def draw_panel(axes: Axes, system: Named, frame: pd.DataFrame, limits: tuple[flo
     words.append(f"fooled {numbers.n_fooled} of {n_rows} ({numbers.n_judged} judged)")
     if outside.any():
         words.append(f"{int(outside.sum())} on the rim")
-    axes.text(0.04, 0.97, "\n".join(words), transform=axes.transAxes, va="top", fontsize=6, linespacing=1.35)
+    # Below the diagonal on the right there are the fewest points.
+    corner = {"transform": axes.transAxes, "va": "bottom", "ha": "right"}
+    axes.text(0.96, 0.03, "\n".join(words), fontsize=6, linespacing=1.35, **corner)
 
 
 def draw_figure(blocks: Sequence[tuple[Named, pd.DataFrame, int]]) -> Figure:

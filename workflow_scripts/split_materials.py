@@ -1,11 +1,11 @@
-"""Split the data set by reduced formula: no formula of the test split is in training."""
+"""Split the data set by reduced formula or chemical system: none of the test split is in training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
-from pymatgen.core import Structure
+from pymatgen.core import Element, Structure
 
 from hullseeker.logs import logging_to, progress
 from hullseeker.provenance import describe_run, seed_for
@@ -13,16 +13,30 @@ from hullseeker.structures import COLUMNS, from_structure, reduced_formula
 from hullseeker.tables import TableError, read_table, write_table
 
 
+def group_of(atomic_numbers: Sequence[int], by: str) -> str:
+    """Return what must stay in one split: the reduced formula, or the chemical system (Fe-O)."""
+    if by == "formula":
+        return reduced_formula(atomic_numbers)
+    return "-".join(sorted(Element.from_Z(int(z)).symbol for z in set(atomic_numbers)))
+
+
 def assign_splits(
-    formulas: Sequence[str], test_fraction: float, validation_fraction: float, seed: int
+    n_elements: Mapping[str, int], test_fraction: float, validation_fraction: float, seed: int
 ) -> dict[str, str]:
-    """Return train, val or test per reduced formula; each formula's split depends on the seed and the formula alone."""
+    """Return train, val or test per group, given each group's number of elements.
+
+    Each number of elements gives the same shares of its groups (rounded). Within it, the groups' order is drawn from
+    the seed and the group's name alone, so that more data moves a group only where the cut between splits moves.
+    """
     splits = {}
-    for formula in set(formulas):
-        draw = seed_for(seed, "split_materials", formula) / 2**63
-        splits[formula] = (
-            "test" if draw < test_fraction else "val" if draw < test_fraction + validation_fraction else "train"
+    for n in sorted(set(n_elements.values())):
+        groups = sorted(
+            (g for g in n_elements if n_elements[g] == n), key=lambda g: (seed_for(seed, "split_materials", g), g)
         )
+        n_test = round(test_fraction * len(groups))
+        n_held_out = round((test_fraction + validation_fraction) * len(groups))
+        for place, group in enumerate(groups):
+            splits[group] = "test" if place < n_test else "val" if place < n_held_out else "train"
     return splits
 
 
@@ -67,11 +81,11 @@ def main(snakemake) -> None:
         for row in rows:
             row["formula"] = reduced_formula(row["atomic_numbers"])
         used = [row for row in rows if len(row["atomic_numbers"]) <= settings["max_sites"]]
-        splits = assign_splits(
-            [r["formula"] for r in used], settings["test_fraction"], settings["validation_fraction"], seed
-        )
-        for row in used:
-            row["split"] = splits[row["formula"]]
+        groups = [group_of(row["atomic_numbers"], settings["split_by"]) for row in used]
+        n_elements = {group: len(set(row["atomic_numbers"])) for group, row in zip(groups, used, strict=True)}
+        splits = assign_splits(n_elements, settings["test_fraction"], settings["validation_fraction"], seed)
+        for row, group in zip(used, groups, strict=True):
+            row["split"] = splits[group]
         n_rows = {name: sum(row["split"] == name for row in used) for name in ("train", "val", "test")}
         if not n_rows["train"] or not n_rows["test"]:
             raise ValueError(f"the split gives {n_rows} rows; both train and test need some: change data.test_fraction")

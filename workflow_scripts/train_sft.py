@@ -3,8 +3,11 @@
 import math
 import sys
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import set_seed
@@ -14,6 +17,7 @@ from hullseeker.crystal_text import TextFormat, make_prompt, write_crystal
 from hullseeker.language_model import as_conversation, load_language_model
 from hullseeker.logs import logging_to
 from hullseeker.provenance import describe_run, seed_for
+from hullseeker.structures import reduced_formula
 from hullseeker.tables import read_table, write_table
 from hullseeker.training import (
     claim_checkpoints_of_rule,
@@ -33,19 +37,63 @@ QUANTITIES = {
 }
 
 
+def as_tokens(tokenizer, template: str, formula: str, text: str, numbers_learned: bool = True) -> dict:
+    """Return input_ids and completion_mask of one conversation; the mask is 1 where the loss is.
+
+    Without `numbers_learned`, of the pieces of numbers only those that begin a line are in the loss: whether a number
+    or an element comes next is form, not geometry. Raises ValueError where the chat template does not continue the
+    prompt with the completion.
+    """
+    row = as_conversation(make_prompt(template, formula), text)
+    encode = lambda messages, **how: tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **how)  # noqa: E731
+    prompt = encode(row["prompt"], add_generation_prompt=True)["input_ids"]
+    ids = encode(row["prompt"] + row["completion"])["input_ids"]
+    if ids[: len(prompt)] != prompt:
+        raise ValueError("the tokenizer's chat template changes the prompt when an answer follows; use another model")
+    pieces = [tokenizer.decode(i) for i in ids[len(prompt) - 1 :]]
+    learned = [
+        int(numbers_learned or before.endswith("\n") or not any(c.isdigit() for c in piece))
+        for before, piece in pairwise(pieces)
+    ]
+    return {"input_ids": ids, "completion_mask": [0] * len(prompt) + learned}
+
+
+def with_swapped_elements(row: dict, elements: list[int], rng: np.random.Generator) -> dict:
+    """Return the crystal with each of its elements replaced by another of `elements`, drawn without replacement."""
+    own = list(dict.fromkeys(row["atomic_numbers"]))
+    new = dict(zip(own, rng.choice(elements, size=len(own), replace=False).tolist(), strict=True))
+    numbers = [new[z] for z in row["atomic_numbers"]]
+    return {**row, "atomic_numbers": numbers, "formula": reduced_formula(numbers)}
+
+
+def formula_drill(rows: list[dict], share: float, rng: np.random.Generator) -> list[dict]:
+    """Return round(share x rows) training crystals with elements swapped at random.
+
+    They are learned without their geometry. Finetuning on few crystals makes the model guess elements from the
+    lattice it has just written; where lattice and elements have nothing to do with each other, only the prompt helps.
+    """
+    elements = sorted({z for row in rows for z in row["atomic_numbers"]})
+    chosen = rng.integers(len(rows), size=round(share * len(rows)))
+    return [with_swapped_elements(rows[i], elements, rng) for i in chosen]
+
+
 def make_dataset(
-    rows: list[dict], tokenizer, template: str, style: str, form: TextFormat, max_tokens: int
+    rows: list[dict],
+    tokenizer,
+    template: str,
+    style: str,
+    form: TextFormat,
+    max_tokens: int,
+    drill: Sequence[dict] = (),
 ) -> tuple[Dataset, int]:
-    """Return prompt-completion conversations, and how many crystals were left out as too long."""
-    conversations = [
-        as_conversation(make_prompt(template, formula_for_prompt(row, style)), write_crystal(row, form)) for row in rows
+    """Return tokenized crystals and drill, and how many were left out as longer than max_tokens."""
+    tokens = [
+        as_tokens(tokenizer, template, formula_for_prompt(row, style), write_crystal(row, form), learned)
+        for block, learned in ((rows, True), (drill, False))
+        for row in block
     ]
-    lengths = [
-        len(tokenizer.apply_chat_template(c["prompt"] + c["completion"], tokenize=True, return_dict=True)["input_ids"])
-        for c in conversations
-    ]
-    kept = [c for c, length in zip(conversations, lengths, strict=True) if length <= max_tokens]
-    return Dataset.from_list(kept), len(conversations) - len(kept)
+    kept = [t for t in tokens if len(t["input_ids"]) <= max_tokens]
+    return Dataset.from_list(kept), len(tokens) - len(kept)
 
 
 def main(snakemake) -> None:
@@ -61,13 +109,16 @@ def main(snakemake) -> None:
         datasets = {}
         for split in ("train", "val"):
             of_split = [row for row in rows if row["split"] == split]
+            rng = np.random.default_rng(seed_for(snakemake.params.seed, "formula_drill"))
+            drill = formula_drill(of_split, settings["formula_drill_share"], rng) if split == "train" else []
             datasets[split], n_long = make_dataset(
-                of_split, tokenizer, template, prompt["formula"], form, settings["max_length_tokens"]
+                of_split, tokenizer, template, prompt["formula"], form, settings["max_length_tokens"], drill
             )
             log.info(
-                "%s: %d crystals, %d left out as longer than %d tokens",
+                "%s: %d crystals, %d with swapped elements, %d left out as longer than %d tokens",
                 split,
                 len(of_split),
+                len(drill),
                 n_long,
                 settings["max_length_tokens"],
             )

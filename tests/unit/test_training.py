@@ -3,17 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from datasets import Dataset
+from pymatgen.core import Element
 from trl import GRPOTrainer, SFTConfig, SFTTrainer
 
 from hullseeker.crystal_text import TextFormat, make_prompt
 from hullseeker.language_model import as_conversation, load_language_model
+from hullseeker.structures import reduced_formula
 from hullseeker.training import claim_checkpoints, curve_rows, prompts_of
 from train_grpo import grpo_arguments
-from train_sft import make_dataset
+from train_sft import formula_drill, make_dataset
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = (ROOT / "resources" / "prompt.txt").read_text()
@@ -87,6 +90,26 @@ def test_a_crystal_too_long_is_left_out_and_counted(base_model, rocksalt):
     rows = [{**rocksalt, "formula": "NaCl"}]
     dataset, n_long = make_dataset(rows, base_model[1], TEMPLATE, "reduced", TextFormat(), 10)
     assert (len(dataset), n_long) == (0, 1)
+
+
+def test_the_drill_teaches_form_and_prompted_elements_but_no_geometry(base_model, rocksalt):
+    tokenizer = base_model[1]
+    rows = [{**rocksalt, "formula": "NaCl", "material_id": "a"}, {**rocksalt, "atomic_numbers": [12, 8]}]
+    drill = formula_drill(rows, 10, np.random.default_rng(0))
+    assert len(drill) == 20
+    assert len({row["formula"] for row in drill}) > 3
+    for row in drill:
+        assert row["formula"] == reduced_formula(row["atomic_numbers"])
+        assert set(row["atomic_numbers"]) < {8, 11, 12, 17}
+        assert row["frac_coords"] == rocksalt["frac_coords"]
+        dataset, _ = make_dataset([], tokenizer, TEMPLATE, "reduced", TextFormat(), 160, [row])
+        (tokens,) = dataset
+        pairs = zip(tokens["input_ids"], tokens["completion_mask"], strict=True)
+        learned = tokenizer.decode([i for i, m in pairs if m]).replace("<|im_end|>", "").split()
+        first, second = sorted((Element.from_Z(z) for z in row["atomic_numbers"]), key=lambda e: e.X)
+        sites = ["0.00", "0.50"] if row["atomic_numbers"][0] == first.Z else ["0.50", "0.00"]
+        assert learned == ["4", "60", first.symbol, sites[0], second.symbol, sites[1]]
+    assert formula_drill(rows, 0, np.random.default_rng(0)) == []
 
 
 def test_checkpoints_belong_to_one_run(tmp_path):
