@@ -30,25 +30,28 @@ localrules:
 rule all:
     default_target: True
     input:
-        RESULT_TABLES,
-        FIGURES,
+        [
+            path
+            for target in TARGETS or ["tables", "figures"]
+            for path in PRODUCTS[target]
+        ],
 
 
 rule table1:
     input:
-        rendered("table1"),
+        PRODUCTS["table1"],
 
 
 rule table2:
     input:
-        rendered("table2"),
+        PRODUCTS["table2"],
 
 
 rule tables:
     input:
-        RESULT_TABLES,
+        PRODUCTS["tables"],
 
 
 rule figures:
     input:
-        FIGURES,
+        PRODUCTS["figures"],

@@ -8,6 +8,8 @@ from hullseeker.configuration import ConfigError, check_config, replace_systems
 from hullseeker.provenance import hash_of_code, sha256_of_path
 from snakemake.exceptions import WorkflowError
 
+# `--configfile mine.yaml table1` reads the file table1, which says so here; without it, everything is made.
+TARGETS = list(config.pop("targets", {}))
 replace_systems(config, workflow.config_settings.configfiles or [])
 try:
     check_config(config, Path(workflow.basedir) / "schemas" / "config.schema.yaml")
@@ -78,6 +80,13 @@ FIGURES = expand(
     kind=["pdf", "png"],
 )
 
+
+PRODUCTS = {
+    "table1": rendered("table1"),
+    "table2": rendered("table2"),
+    "tables": RESULT_TABLES,
+    "figures": FIGURES,
+}
 
 BASE_MODEL = config["base_model"]["path"]
 

@@ -1,6 +1,9 @@
 """The config is refused before any job starts, in words that name the key, the value and the remedy."""
 
 import copy
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +113,23 @@ def test_an_overlays_systems_replace_the_default_ones(config, tmp_path):
     config["systems"]["mine"] = {"kind": "language_model", "label": "Mine", "stages": ["sft"]}
     replace_systems(config, [overlay])
     assert list(config["systems"]) == ["mine"]
+
+
+def test_targets_may_follow_the_config_file():
+    """Snakemake's --configfile takes every word after it; the files named like targets give them back their meaning."""
+    command = [sys.executable, "-m", "snakemake", "-n"]
+    jobs = {}
+    for words in (
+        ["table1", "table2", "--configfile", "experiments/test.yaml"],
+        ["--configfile", "experiments/test.yaml", "table1", "table2"],
+        ["--configfile", "experiments/test.yaml"],
+        ["--configfile", "experiments/test.yaml", "tabel1"],
+    ):
+        done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        output = done.stdout + done.stderr
+        jobs[tuple(words)] = set(re.findall(r"^(\w+) +\d+$", output, re.MULTILINE)) - {"all", "table1", "table2", "total"}
+        assert (done.returncode == 0) == ("tabel1" not in words), output
+    before, after, everything = list(jobs.values())[:3]
+    assert {"render_table1", "render_table2"} < before == after
+    assert "make_sun" not in after
+    assert "make_sun" in everything
