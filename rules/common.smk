@@ -84,7 +84,7 @@ FIGURES = expand(
 PRODUCTS = {
     "table1": rendered("table1"),
     "table2": rendered("table2"),
-    "tables": RESULT_TABLES,
+    "tables": [*RESULT_TABLES, f"{RESULTS}/data/card.html"],
     "figures": FIGURES,
 }
 

@@ -87,7 +87,7 @@ rule featurize_samples:
     params:
         settings={"time_limit_s": config["table2"]["fingerprint_time_limit_s"]},
         schema="samples",
-        cache_dir="results/cache/fingerprints",
+        cache_dir=f"{CACHE}/fingerprints",
         code=code("featurize_structures.py"),
     script:
         "../workflow_scripts/featurize_structures.py"
@@ -106,7 +106,7 @@ use rule featurize_samples as featurize_split with:
         settings={"time_limit_s": config["table2"]["fingerprint_time_limit_s"]},
         schema="materials",
         split="{split}",
-        cache_dir="results/cache/fingerprints",
+        cache_dir=f"{CACHE}/fingerprints",
         code=code("featurize_structures.py"),
 
 

@@ -158,3 +158,38 @@ rule plot_reward_audit:
         code=code("plot_reward_audit.py"),
     script:
         "../workflow_scripts/plot_reward_audit.py"
+
+
+rule make_data_card:
+    input:
+        materials=f"{RESULTS}/data/materials.parquet",
+        extracted=ancient(MATERIALS) if SOURCE == "demo" else MATERIALS,
+        leaks=f"{RESULTS}/data/leaks.csv",
+        refused=REFUSED,
+        phases=ancient(PHASES) if SOURCE == "demo" else PHASES,
+    output:
+        md=f"{RESULTS}/data/card.md",
+        html=report(
+            f"{RESULTS}/data/card.html",
+            caption="../report/data_card.rst",
+            category="Data",
+            labels={"data": "Data card"},
+        ),
+        pdf=f"{RESULTS}/data/card.pdf",
+        png=report(
+            f"{RESULTS}/data/card.png",
+            caption="../report/data_card_figure.rst",
+            category="Data",
+            labels={"data": "Cells, elements, energies"},
+        ),
+    log:
+        f"{LOGS}/make_data_card.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        source=SOURCE,
+        data=lookup("data", within=config),
+        experiment=config["experiment"],
+        code=code("make_data_card.py"),
+    script:
+        "../workflow_scripts/make_data_card.py"

@@ -1,64 +1,54 @@
-"""Collect the competing phases of the hull with energies of the evaluator itself; relax what has none."""
+"""Join the competing phases of the hull, all with energies of the evaluator itself."""
 
 import time
 
-import torch
-
-from hullseeker.logs import logging_to, progress
-from hullseeker.potentials import load_potential, relax_batch
+from hullseeker.logs import logging_to
 from hullseeker.provenance import describe_run
-from hullseeker.structures import from_atoms, reduced_formula, to_atoms
-from hullseeker.tables import read_table, write_table
-from relax_structures import SETTINGS_OF_LOADING, relax_settings
-from split_materials import read_materials
+from hullseeker.structures import COLUMNS
+from hullseeker.tables import merge_tables, read_table, write_table
+from relax_phases import evaluator_name, has_energy_of
 
 
-def evaluator_name(settings: dict) -> str:
-    """Return the name that the configured potential gives itself, without loading it."""
-    defaults = {"sevennet": "7net-0", "chgnet": "0.3.0"}
-    return f"{settings['potential']}:{settings.get('model') or defaults[settings['potential']]}"
-
-
-def relax_phases(rows: list[dict], settings: dict, log) -> list[dict]:
-    """Return the rows relaxed with the evaluator; a phase that fails has no energy for a hull; it is logged."""
-    potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
-    done, size = [], settings["block_size"]
-    for start in progress(range(0, len(rows), size), "relaxing competing phases"):
-        block = rows[start : start + size]
-        for row, outcome in zip(
-            block, relax_batch(potential, [to_atoms(r) for r in block], relax_settings(settings)), strict=True
-        ):
-            if outcome.status != "ok":
-                log.warning("no competing phase %s (%s): %s", row["structure_id"], outcome.status, outcome.error)
-                continue
-            energy = {"energy_ev_per_atom": outcome.energy_ev_per_atom, "energy_source": potential.name}
-            done.append({**row, **from_atoms(outcome.cell), **energy})
-    return done
+def with_energies(phases: list[dict], relaxed: dict[str, dict], evaluator: str) -> tuple[list[dict], list[dict]]:
+    """Return the phases that have an energy of the evaluator, in their relaxed structure, and refusals for others."""
+    ready, refused = [], []
+    for row in phases:
+        outcome = relaxed.get(row["structure_id"])
+        if outcome is None:
+            ready.append(row)
+        elif outcome["status"] == "ok":
+            columns = {name: outcome[name] for name in (*COLUMNS, "energy_ev_per_atom")}
+            ready.append({**row, **columns, "energy_source": evaluator})
+        else:
+            error = f"{outcome['status']}: {outcome['error']}"
+            refused.append({"structure_id": row["structure_id"], "error": error})
+    return ready, refused
 
 
 def main(snakemake) -> None:
     started = time.perf_counter()
-    torch.set_num_threads(snakemake.threads)
     settings = dict(snakemake.params.relax)
+    evaluator = evaluator_name(settings)
     with logging_to(snakemake.log[0], "build_reference") as log:
-        rows = read_table(snakemake.input.materials, "materials").to_pylist()
-        for path in snakemake.input.phases:
-            rows += read_materials(path)[0]
-        rows = [{**row, "formula": reduced_formula(row["atomic_numbers"])} for row in rows]
-        wanted = evaluator_name(settings)
-        ready = [
-            row for row in rows if row.get("energy_source") == wanted and row.get("energy_ev_per_atom") is not None
-        ]
-        without = [row for row in rows if row.get("energy_source") != wanted or row.get("energy_ev_per_atom") is None]
-        phases = ready + (relax_phases(without, settings, log) if without else [])
-        inputs = [snakemake.input.materials, *snakemake.input.phases]
-        write_table(snakemake.output.phases, phases, "materials", describe_run(settings, inputs))
+        phases = read_table(snakemake.input.phases, "materials").to_pylist()
+        expected = [row["structure_id"] for row in phases if not has_energy_of(row, evaluator)]
+        shards = [read_table(path, "relaxed") for path in snakemake.input.relaxed]
+        relaxed = {row["structure_id"]: row for row in merge_tables(shards, "relaxed", expected).to_pylist()}
+        foreign = {row["potential"] for row in relaxed.values()} - {evaluator}
+        if foreign:
+            raise ValueError(f"phases were relaxed with {sorted(foreign)}, the evaluator is {evaluator}; delete them")
+        ready, refused = with_energies(phases, relaxed, evaluator)
+        for row in refused:
+            log.warning("no competing phase %s: %s", row["structure_id"], row["error"])
+        about = describe_run(settings, [snakemake.input.phases])
+        write_table(snakemake.output.phases, ready, "materials", about)
+        write_table(snakemake.output.refused, refused, "refusals", about)
         log.info(
-            "done: %d phases with energies of %s, %d relaxed here, %d of them failed; %.1f s",
-            len(phases),
-            wanted,
-            len(without),
-            len(rows) - len(phases),
+            "done: %d phases with energies of %s, %d relaxed for it, %d failed; %.1f s",
+            len(ready),
+            evaluator,
+            len(relaxed),
+            len(refused),
             time.perf_counter() - started,
         )
 

@@ -1,16 +1,14 @@
 """Split the data set by reduced formula or chemical system: none of the test split is in training."""
 
+import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import pandas as pd
-import pyarrow.parquet as pq
-from pymatgen.core import Element, Structure
+from pymatgen.core import Element
 
-from hullseeker.logs import logging_to, progress
+from hullseeker.logs import logging_to
 from hullseeker.provenance import describe_run, seed_for
-from hullseeker.structures import COLUMNS, from_structure, reduced_formula
-from hullseeker.tables import TableError, read_table, write_table
+from hullseeker.structures import reduced_formula
+from hullseeker.tables import read_table, write_table
 
 
 def group_of(atomic_numbers: Sequence[int], by: str) -> str:
@@ -40,64 +38,49 @@ def assign_splits(
     return splits
 
 
-def read_materials(path: str | Path) -> tuple[list[dict], list[str]]:
-    """Return material rows and why others were refused; reads our table, Parquet, or CSV with a `cif` column."""
-    path = Path(path)
-    if path.suffix == ".csv":
-        frame = pd.read_csv(path)
-        if "cif" not in frame.columns:
-            raise TableError(f"{path} has columns {list(frame.columns)}; it needs one named cif")
-        ids = (
-            frame["material_id"].astype(str)
-            if "material_id" in frame.columns
-            else [f"row-{i:06d}" for i in range(len(frame))]
-        )
-        rows, refused = [], []
-        for structure_id, cif in zip(ids, progress(frame["cif"], "reading CIF"), strict=True):
-            try:
-                rows.append({"structure_id": structure_id, **from_structure(Structure.from_str(cif, fmt="cif"))})
-            except Exception as error:  # noqa: BLE001  pymatgen's CIF reader raises many kinds; each is a refusal with its reason
-                refused.append(f"{structure_id}: {type(error).__name__}: {error}")
-        return rows, refused
-    try:
-        names = pq.read_schema(path).names
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-    if "structure_id" in names:
-        return read_table(path, "materials").to_pylist(), []
-    missing = [name for name in ("material_id", *COLUMNS) if name not in names]
-    if missing:
-        raise TableError(f"{path} lacks the columns {missing}; a structure table has material_id, {', '.join(COLUMNS)}")
-    rows = pq.read_table(path, columns=["material_id", *COLUMNS]).to_pylist()
-    return [{"structure_id": str(row.pop("material_id")), **row} for row in rows], []
+def fill_splits(rows: Sequence[dict], settings: Mapping, seed: int) -> None:
+    """Give each row its split: the one it came with, or one drawn here; a ready-made training set without
+    validation set has its validation share drawn from it. ValueError where some rows came with a split, some without.
+    """
+    given = {row["split"] for row in rows}
+    if None in given and len(given) > 1:
+        raise ValueError("some materials come with a split and some without; give all or none")
+    test, val = settings["test_fraction"], settings["validation_fraction"]
+    if "val" in given:
+        return
+    undecided = [row for row in rows if row["split"] in (None, "train")]
+    groups = [group_of(row["atomic_numbers"], settings["split_by"]) for row in undecided]
+    n_elements = {group: len(set(row["atomic_numbers"])) for group, row in zip(groups, undecided, strict=True)}
+    splits = assign_splits(n_elements, 0.0 if "test" in given else test, val, seed)
+    for row, group in zip(undecided, groups, strict=True):
+        row["split"] = splits[group]
 
 
 def main(snakemake) -> None:
     settings, seed = dict(snakemake.params.settings), snakemake.params.seed
     with logging_to(snakemake.log[0], "split_materials") as log:
-        rows, refused = read_materials(snakemake.input.materials)
-        for reason in refused:
-            log.warning("refused %s", reason)
-        for row in rows:
+        rows = read_table(snakemake.input.materials, "materials").to_pylist()
+        excluded = {Element(symbol).Z for symbol in settings["exclude_elements"]}
+        small = [row for row in rows if len(row["atomic_numbers"]) <= settings["max_sites"]]
+        used = [row for row in small if not excluded.intersection(row["atomic_numbers"])]
+        for row in used:
             row["formula"] = reduced_formula(row["atomic_numbers"])
-        used = [row for row in rows if len(row["atomic_numbers"]) <= settings["max_sites"]]
-        groups = [group_of(row["atomic_numbers"], settings["split_by"]) for row in used]
-        n_elements = {group: len(set(row["atomic_numbers"])) for group, row in zip(groups, used, strict=True)}
-        splits = assign_splits(n_elements, settings["test_fraction"], settings["validation_fraction"], seed)
-        for row, group in zip(used, groups, strict=True):
-            row["split"] = splits[group]
+        fill_splits(used, settings, seed)
         n_rows = {name: sum(row["split"] == name for row in used) for name in ("train", "val", "test")}
         if not n_rows["train"] or not n_rows["test"]:
-            raise ValueError(f"the split gives {n_rows} rows; both train and test need some: change data.test_fraction")
-        write_table(
-            snakemake.output.materials, used, "materials", describe_run(settings, [snakemake.input.materials], seed)
-        )
+            raise ValueError(
+                f"the split gives {n_rows} rows of {len(rows)}; both train and test need some: "
+                "change data.test_fraction, data.max_sites or the files"
+            )
+        counts = {"n_read": len(rows), "n_too_large": len(rows) - len(small), "n_excluded": len(small) - len(used)}
+        about = describe_run(settings, [snakemake.input.materials], seed) | {"selection": json.dumps(counts)}
+        write_table(snakemake.output.materials, used, "materials", about)
         log.info(
-            "done: %d rows read, %d refused, %d above %d sites left out; %s",
-            len(rows) + len(refused),
-            len(refused),
-            len(rows) - len(used),
+            "done: %d rows read, %d above %d sites, %d with excluded elements; %s",
+            counts["n_read"],
+            counts["n_too_large"],
             settings["max_sites"],
+            counts["n_excluded"],
             ", ".join(f"{name} {n}" for name, n in n_rows.items()),
         )
 

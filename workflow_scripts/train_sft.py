@@ -134,7 +134,7 @@ def main(snakemake) -> None:
                 gradient_accumulation_steps=settings["batch_size"] // settings["device_batch_size"],
                 learning_rate=settings["learning_rate"],
                 lr_scheduler_type="cosine",
-                warmup_steps=math.ceil(0.03 * steps_per_epoch * settings["n_epochs"]),
+                warmup_steps=math.ceil(settings["warmup_fraction"] * steps_per_epoch * settings["n_epochs"]),
                 weight_decay=settings["weight_decay"],
                 max_length=settings["max_length_tokens"],
                 completion_only_loss=True,

@@ -20,7 +20,7 @@ SCHEMA = ROOT / "schemas" / "config.schema.yaml"
 def config(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    config["data"] |= {"source": "demo", "materials": None}
+    config["data"] |= {"source": "demo"}
     return config
 
 
@@ -87,7 +87,11 @@ def set_key(config, dotted, value):
         ("sft.device_batch_size", 7, ["sft.device_batch_size is 7", "divide sft.batch_size (64)"]),
         ("grpo.device_batch_size", 7, ["grpo.device_batch_size is 7", "(128)"]),
         ("grpo.energy_clip_ev_per_atom", [5, -15], ["energy_clip_ev_per_atom", "lower bound first"]),
-        ("data.source", "files", ["data.materials is None", "data.source: demo"]),
+        ("data.source", "files", ["give data.materials, or data.train and data.test"]),
+        ("data.source", "mp20", ["data.source is mp20", "data.train, data.val and data.test"]),
+        ("data.train", "train.csv", ["data.train is 'train.csv'", "use data.source: files"]),
+        ("data.exclude_elements", ["xenon"], ["data.exclude_elements", "'xenon'"]),
+        ("data.materials_project.page_size", 5000, ["page_size is 5000", "at most 1000"]),
         ("prompt.path", "nowhere.txt", ["prompt.path", "nowhere.txt"]),
         ("seed", None, ["seed is None", "integer"]),
     ],
@@ -97,6 +101,23 @@ def test_a_wrong_value_is_named_with_its_remedy(config, key, value, words):
     set_key(broken, key, value)
     with pytest.raises(ConfigError) as caught:
         check_config(broken, SCHEMA)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"materials": "nowhere.csv"}, ["data.materials is 'nowhere.csv'", "does not exist"]),
+        ({"materials": "README.md", "test": "README.md"}, ["both given"]),
+        ({"train": "README.md"}, ["data.train and data.test"]),
+        ({"train": "README.md", "test": "README.md", "phases": "no"}, ["data.phases is 'no'"]),
+    ],
+)
+def test_files_that_do_not_fit_are_named(config, data, words):
+    config["data"] |= {"source": "files", **data}
+    with pytest.raises(ConfigError) as caught:
+        check_config(config, SCHEMA)
     for word in words:
         assert word in str(caught.value)
 

@@ -1,14 +1,16 @@
-"""Splits: by formula or chemical system, the shares that were asked for, stable under more data."""
+"""Splits: by formula or chemical system, the shares that were asked for, stable under more data, without leaks."""
+
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pymatgen.io.cif import CifWriter
 
-from hullseeker.structures import to_structure
-from hullseeker.tables import TableError
-from split_materials import assign_splits, group_of, read_materials
+import check_splits
+from check_splits import describe_leaks, find_leaks, is_leak
+from hullseeker.tables import read_table, write_table
+from split_materials import assign_splits, fill_splits, group_of
 
 GROUPS = st.dictionaries(st.text(min_size=1, max_size=6), st.integers(1, 3), max_size=40)
 
@@ -39,20 +41,71 @@ def test_groups_by_formula_and_by_chemical_system():
     assert group_of([26, 26, 8, 8, 8], "chemical_system") == "Fe-O"
 
 
-def test_csv_of_cif_with_one_unreadable_row(tmp_path, rocksalt):
-    cif = str(CifWriter(to_structure(rocksalt)))
-    pd.DataFrame({"material_id": ["a", "b"], "cif": [cif, "not a cif"]}).to_csv(tmp_path / "m.csv", index=False)
-    rows, refused = read_materials(tmp_path / "m.csv")
-    assert [row["structure_id"] for row in rows] == ["a"]
-    assert sorted(rows[0]["atomic_numbers"]) == [11, 17]
-    assert len(refused) == 1
-    assert refused[0].startswith("b: ")
+def material(structure_id, numbers, split=None):
+    return {"structure_id": structure_id, "atomic_numbers": numbers, "split": split}
 
 
-def test_foreign_files_are_refused(tmp_path):
-    (tmp_path / "m.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(TableError, match="named cif"):
-        read_materials(tmp_path / "m.csv")
-    (tmp_path / "m.parquet").write_text("not parquet")
-    with pytest.raises(TableError, match="cannot be read as Parquet"):
-        read_materials(tmp_path / "m.parquet")
+SETTINGS = {"split_by": "formula", "test_fraction": 0.2, "validation_fraction": 0.1}
+
+
+def test_ready_made_splits_are_kept_and_validation_is_drawn_from_training_alone():
+    rows = [material(f"a{z}", [z], "train") for z in range(1, 81)] + [material("b", [81], "test")]
+    fill_splits(rows, SETTINGS, 1)
+    splits = [row["split"] for row in rows]
+    assert (splits.count("train"), splits.count("val"), splits.count("test")) == (72, 8, 1)
+    with_validation = [material("a", [1], "train"), material("b", [2], "val"), material("c", [3], "test")]
+    fill_splits(with_validation, SETTINGS, 1)
+    assert [row["split"] for row in with_validation] == ["train", "val", "test"]
+    with pytest.raises(ValueError, match="give all or none"):
+        fill_splits([material("a", [1], "train"), material("b", [2])], SETTINGS, 1)
+
+
+def test_one_set_is_split():
+    rows = [material(f"a{z}", [z]) for z in range(1, 81)]
+    fill_splits(rows, SETTINGS, 1)
+    splits = [row["split"] for row in rows]
+    assert (splits.count("train"), splits.count("val"), splits.count("test")) == (56, 8, 16)
+
+
+def test_leaks_are_formulas_of_train_in_test_and_equal_crystals(rocksalt):
+    moved = {**rocksalt, "frac_coords": [0.1 + x for x in rocksalt["frac_coords"]]}
+    caesium_chloride = {
+        "lattice_ang": [3.5, 0, 0, 0, 3.5, 0, 0, 0, 3.5],
+        "atomic_numbers": [11, 17],
+        "frac_coords": [0, 0, 0, 0.5, 0.5, 0.5],
+    }
+    rows = [
+        {"structure_id": "a", "split": "train", **rocksalt},
+        {"structure_id": "b", "split": "test", **moved},
+        {"structure_id": "c", "split": "test", **caesium_chloride},
+        {"structure_id": "d", "split": "train", **rocksalt, "atomic_numbers": [3, 17]},
+        {"structure_id": "e", "split": "val", **caesium_chloride, "atomic_numbers": [3, 17]},
+        {"structure_id": "f", "split": "val", **rocksalt, "atomic_numbers": [19, 17]},
+    ]
+    leaks = find_leaks(rows)
+    assert [(leak["formula"], leak["duplicates"]) for leak in leaks] == [("LiCl", []), ("NaCl", [("a", "b")])]
+    assert [is_leak(leak) for leak in leaks] == [False, True]
+    assert "NaCl in test and train" in describe_leaks(leaks[1:])
+    assert "a = b" in describe_leaks(leaks[1:])
+
+
+@pytest.mark.parametrize("on_leak", ["fail", "report"])
+def test_a_leak_ends_the_run_unless_it_is_accepted(tmp_path, rocksalt, on_leak):
+    rows = [{"structure_id": n, "formula": "NaCl", "split": s, **rocksalt} for n, s in (("a", "train"), ("b", "test"))]
+    write_table(tmp_path / "split.parquet", rows, "materials", {"selection": "{}"})
+    job = SimpleNamespace(
+        input=SimpleNamespace(materials=tmp_path / "split.parquet"),
+        output=SimpleNamespace(materials=tmp_path / "materials.parquet", leaks=tmp_path / "leaks.csv"),
+        params=SimpleNamespace(settings={"on_leak": on_leak}, seed=1),
+        log=[tmp_path / "log"],
+    )
+    if on_leak == "fail":
+        with pytest.raises(ValueError, match=r"the splits leak: 1 formulas.*data.on_leak: report"):
+            check_splits.main(job)
+        assert not (tmp_path / "materials.parquet").exists()
+        return
+    check_splits.main(job)
+    assert read_table(tmp_path / "materials.parquet", "materials").num_rows == 2
+    assert pd.read_csv(tmp_path / "leaks.csv").to_dict("records") == [
+        {"formula": "NaCl", "splits": "test train", "structure_ids": "a b", "n_duplicate_pairs": 1}
+    ]

@@ -73,6 +73,33 @@ def _describe(error: ValidationError) -> list[str]:
     return [f"{key} is {value!r}; it {expected}{meaning}"]
 
 
+def _check_files(data: Mapping) -> list[str]:
+    """Return what is wrong with the paths of the data section."""
+    source, named = data["source"], {key: data[key] for key in ("materials", "train", "val", "test", "phases")}
+    given = {key: path for key, path in named.items() if path}
+    if source not in ("files", "mp20"):
+        return [
+            f"data.{key} is {path!r}, which data.source: {source} does not read; use data.source: files"
+            for key, path in given.items()
+        ]
+    problems = [
+        f"data.{key} is {path!r}, which does not exist; give the path of your file or folder, or use data.source: demo"
+        for key, path in given.items()
+        if not Path(path).exists()
+    ]
+    ready_made = given.keys() & {"train", "val", "test"}
+    if source == "mp20" and not {"train", "test"} <= ready_made:
+        problems.append("data.source is mp20; give its CSV files as data.train, data.val and data.test")
+    elif "materials" in given and ready_made:
+        problems.append(
+            f"data.materials and data.{sorted(ready_made)[0]} are both given; give one set to be split, or ready-made "
+            "splits"
+        )
+    elif "materials" not in given and not {"train", "test"} <= ready_made:
+        problems.append("data.source is files; give data.materials, or data.train and data.test")
+    return problems
+
+
 def _check_combinations(config: Mapping) -> list[str]:
     problems = []
     sft, grpo, data = config["sft"], config["grpo"], config["data"]
@@ -95,14 +122,7 @@ def _check_combinations(config: Mapping) -> list[str]:
             f"data.test_fraction + data.validation_fraction is {held_out:g}; "
             "it must leave something to train on, so stay below 1"
         )
-    if data["source"] == "files":
-        if not data["materials"] or not Path(data["materials"]).is_file():
-            problems.append(
-                f"data.materials is {data['materials']!r}, which does not exist; give the path of your table, "
-                "or use data.source: demo"
-            )
-        if config["hull"]["competing_phases"] and not Path(config["hull"]["competing_phases"]).is_file():
-            problems.append(f"hull.competing_phases is {config['hull']['competing_phases']!r}, which does not exist")
+    problems += _check_files(data)
     if config["table2"]["structure_cutoff"] <= config["table2"]["structure_novelty_cutoff"]:
         problems.append("table2.structure_novelty_cutoff must be below table2.structure_cutoff")
     for name, system in config["systems"].items():

@@ -5,11 +5,10 @@ Needs: numpy, pymatgen, spglib, matminer, pyarrow.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,15 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.parquet as pq
 from matminer.featurizers.composition import ElementProperty
 from matminer.featurizers.site import CrystalNNFingerprint
 from pymatgen.core import Composition, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from hullseeker.content_cache import ContentCache
 from hullseeker.structures import to_structure
-from hullseeker.tables import replacing
 
 # Any change of the numbers below a content key must change this: it names the cache.
 FEATURIZER_VERSION = f"1-matminer{metadata.version('matminer')}-pymatgen{metadata.version('pymatgen')}"
@@ -34,9 +31,6 @@ N_STRUCTURE, N_COMPOSITION = 61, 132
 SYMPREC_ANG = 1e-3
 NEIGHBOUR_REACH_ANG, MAX_IMAGE_SITES = 14.0, 300_000  # CrystalNN searches 7 Å, then 14 Å
 COLUMNS = ("structure_fingerprint", "composition_fingerprint")
-_CACHE_SCHEMA = pa.schema(
-    [pa.field("content_key", pa.string()), *(pa.field(c, pa.list_(pa.float64())) for c in COLUMNS)]
-)
 
 
 class TimeLimitError(BaseException):
@@ -172,30 +166,16 @@ class Scaler:
         return np.where(np.isnan(scaled), 0.0, scaled)
 
 
-class FingerprintCache:
-    """Fingerprints on disk by content key; each save adds one whole file, so that processes never share one."""
+class FingerprintCache(ContentCache):
+    """Fingerprints by content key, of this version of the featurizers."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder) / FEATURIZER_VERSION
+        super().__init__(Path(folder) / FEATURIZER_VERSION, [pa.field(c, pa.list_(pa.float64())) for c in COLUMNS])
 
     def load(self, content_keys: Iterable[str]) -> dict[str, dict]:
-        """Return the columns known for these keys; a file that cannot be read counts as absent."""
-        wanted, found = pa.array(sorted(set(content_keys)), pa.string()), {}
-        for path in sorted(self.folder.glob("[!.]*.parquet")):
-            try:
-                table = pq.read_table(path, schema=_CACHE_SCHEMA)
-            except (pa.ArrowException, OSError):
-                continue
-            rows = table.filter(pa.compute.is_in(table.column("content_key"), value_set=wanted)).to_pylist()
-            found |= {row.pop("content_key"): {"status": "ok", "error": None} | row for row in rows}
-        return found
+        """Return the columns known for these keys."""
+        return {key: {"status": "ok", "error": None} | row for key, row in super().load(content_keys).items()}
 
     def save(self, found: Mapping[str, Mapping]) -> None:
         """Add the successes among `found` (content key -> columns); failures are tried again next time."""
-        keys: Sequence[str] = sorted(key for key, columns in found.items() if columns["status"] == "ok")
-        if not keys:
-            return
-        columns = {c: pa.array([found[key][c] for key in keys], pa.list_(pa.float64())) for c in COLUMNS}
-        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
-        with replacing(self.folder / f"{name}.parquet") as beside:
-            pq.write_table(pa.table({"content_key": pa.array(keys), **columns}), beside, compression="zstd")
+        super().save({key: columns for key, columns in found.items() if columns["status"] == "ok"})

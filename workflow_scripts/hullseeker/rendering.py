@@ -18,6 +18,7 @@ td{font-variant-numeric:tabular-nums}tbody tr+tr td{border-top:1px solid #e4e4e4
 td:first-child{white-space:normal;min-width:16em}td.paper,th.paper,td.paper:first-child{background:#f4f1e8}
 .interval{display:block;font-size:80%;color:#666}.paper{background:#f4f1e8;color:#5a4a1c}
 code{display:block;font-size:65%;font-weight:normal;color:#888;overflow-wrap:anywhere}
+.prose th,.prose td{text-align:left;white-space:normal;max-width:45em}
 .scroll{overflow-x:auto}li{max-width:50em}"""
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "Å": r"\AA{}"} | {
     **{c: "\\" + c for c in "&%$#_{}"},
@@ -95,8 +96,11 @@ def to_markdown(title: str, grid: Grid, notes: Sequence[str]) -> str:
     return "\n".join([f"### {title}", "", *lines, "", *(f"- {note}" for note in notes)]).rstrip() + "\n"
 
 
-def to_html(title: str, grid: Grid, notes: Sequence[str]) -> str:
-    """Return one page that needs nothing beside it; intervals under the value, the paper's values tinted."""
+def to_html(title: str, grid: Grid, notes: Sequence[str], prose: bool = False) -> str:
+    """Return one page that needs nothing beside it; intervals under the value, the paper's values tinted.
+
+    With `prose` the cells hold words: they are broken into lines.
+    """
 
     def shown(cell: Cell, tag: str) -> str:
         kind = ' class="paper"' if cell.is_paper else ""
@@ -104,13 +108,15 @@ def to_html(title: str, grid: Grid, notes: Sequence[str]) -> str:
         code = f"<code>{escape(cell.code)}</code>" if cell.code else ""
         return f"<{tag}{kind}>{escape(cell.text)}{under}{code}</{tag}>"
 
+    kind = "prose" if prose else "numbers"
     heads, *body = grid
     head = "".join(shown(cell, "th") for cell in heads)
     rows = "".join("<tr>" + "".join(shown(cell, "td") for cell in row) + "</tr>\n" for row in body)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n'
+        f'<div class="scroll"><table class="{kind}">'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n"
         f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>\n</body></html>\n"
     )
 

@@ -41,6 +41,11 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 
 
+def _optional(name: str, kind: pa.DataType) -> pa.Field:
+    """A column that a file may lack altogether; it is then null."""
+    return pa.field(name, kind, metadata={"optional": "true"})
+
+
 _ID = [_required("structure_id", pa.string())]
 _OUTCOME = [_required("status", pa.string()), pa.field("error", pa.string())]
 _CELL = [
@@ -67,8 +72,21 @@ SCHEMAS: dict[str, pa.Schema] = {
             *_floats("energy_ev_per_atom", "e_above_hull_ev_per_atom"),
             pa.field("energy_source", pa.string()),
             pa.field("split", pa.string()),
+            # Of the database a material comes from: density-functional energies, corrected (MP2020) and not.
+            *(
+                _optional(name, pa.float64())
+                for name in (
+                    "corrected_energy_ev_per_atom",
+                    "uncorrected_energy_ev_per_atom",
+                    "formation_energy_ev_per_atom",
+                    "database_e_above_hull_ev_per_atom",
+                )
+            ),
+            _optional("run_type", pa.string()),
+            _optional("is_theoretical", pa.bool_()),
         ]
     ),
+    "refusals": pa.schema([*_ID, _required("error", pa.string())]),
     "samples": pa.schema(
         [
             *_ID,
@@ -169,6 +187,9 @@ def read_table(path: str | Path, schema_name: str) -> pa.Table:
 def check_table(table: pa.Table, schema_name: str, where: str, schema: pa.Schema | None = None) -> pa.Table:
     """Return the table in the schema's column order, or raise TableError naming what does not fit."""
     schema = schema or SCHEMAS[schema_name]
+    for field in schema:
+        if field.metadata and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     missing = [name for name in schema.names if name not in table.column_names]
     foreign = [name for name in table.column_names if name not in schema.names]
     if missing or foreign:
