@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import yaml
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
@@ -302,6 +304,49 @@ def test_killed_in_every_rule_the_tables_are_the_same(checkout):
     assert {p: read_table(p, "training_curve").to_pylist() for p in curves} == curves
     assert {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))} == before
     assert "Nothing to be done" in run(checkout, "-n")
+
+
+def test_from_files_of_others_to_both_tables(checkout):
+    """Ready-made splits as CSV of CIF, no energies; phases are relaxed once and read back by the next experiment."""
+    rows = table(checkout, "data/materials", "materials")
+    binaries = [row for row in rows if len(set(row["atomic_numbers"])) == 2]
+    folder = checkout / "files"
+    folder.mkdir()
+    for split, n in (("train", 30), ("test", 3)):
+        chosen = [row for row in binaries if row["split"] == split][:n]
+        cifs = [to_structure(row).to(fmt="cif") for row in chosen] + ["no cif"] * (split == "train")
+        pd.DataFrame({"cif": cifs}).to_csv(folder / f"{split}.csv", index=False)
+    overlay = {
+        "experiment": "files",
+        "data": {"source": "files", "train": "files/train.csv", "test": "files/test.csv", "citation": "nobody, 2026"},
+        "systems": {"base": {"kind": "language_model", "label": "Base", "stages": []}},
+        "sampling": {"n_samples": 3, "n_shards": 1},
+    }
+    (folder / "files.yaml").write_text(yaml.safe_dump(overlay))
+    (folder / "again.yaml").write_text(yaml.safe_dump({"experiment": "again"}))
+    run(checkout, overlays=("files/files.yaml", "table1", "table2"))
+    results = checkout / "results" / "files"
+    assert pd.read_csv(results / "tables" / "table1.csv")["n_samples"].tolist() == [3]
+    assert pd.read_csv(results / "tables" / "table2.csv")["n_samples"].tolist() == [3]
+    assert not (results / "tables" / "sun.csv").exists()
+    (refused,) = read_table(results / "data" / "extracted" / "materials_refused.parquet", "refusals").to_pylist()
+    assert refused["structure_id"] == "train-000030"
+    phases = read_table(results / "data" / "phases.parquet", "materials").to_pylist()
+    samples = read_table(results / "samples" / "base.parquet", "samples").to_pylist()
+    systems = [set(row["atomic_numbers"]) for row in samples if row["status"] == "ok"]
+    assert {row["energy_source"] for row in phases} == {"sevennet:7net-0"}
+    assert all(any(set(row["atomic_numbers"]) <= system for system in systems) for row in phases)
+    run(checkout, "results/again/data/phases.parquet", overlays=("files/files.yaml", "files/again.yaml"))
+    again = read_table(checkout / "results" / "again" / "data" / "phases.parquet", "materials").to_pylist()
+    assert again == phases
+    logs = [path.read_text() for path in (checkout / "logs" / "again" / "relax_phases").glob("*.log")]
+    for text in logs:
+        n, n_before = re.search(r"(\d+) crystals, (\d+) of them relaxed before", text).groups()
+        assert n == n_before
+    run(checkout, "results/files/data/card.md", overlays=("files/files.yaml",))
+    card = (results / "data" / "card.md").read_text()
+    assert "nobody, 2026" in card
+    assert "train-000030" in card
 
 
 def test_a_table_that_was_cut_short_is_refused_by_name(checkout):
