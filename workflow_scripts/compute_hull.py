@@ -17,8 +17,7 @@ def hull_of_phases(phases: Sequence[Mapping]) -> Hull:
             f"{len(without)} of {len(phases)} competing phases have no energy_ev_per_atom ({', '.join(without[:5])}"
             f"{', …' if len(without) > 5 else ''}); evaluate them with the potential that relaxes the samples"
         )
-    compositions = [composition_of(row["atomic_numbers"]) for row in phases]
-    return Hull(compositions, [row["energy_ev_per_atom"] for row in phases])
+    return Hull.of_structures([row["atomic_numbers"] for row in phases], [row["energy_ev_per_atom"] for row in phases])
 
 
 def check_same_potential(phases: Sequence[Mapping], relaxed: Sequence[Mapping]) -> None:

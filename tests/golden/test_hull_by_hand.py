@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
+from scipy.optimize import linprog
 
 from compute_hull import check_same_potential, hull_of_phases, hull_row
-from hullseeker.hull import Hull, NoReference, composition_of
+from hullseeker.hull import Hull, NoReference, cheapest_mixture, composition_of
 
 BINARY = [
     ({"Na": 1}, -1.0),
@@ -62,6 +65,50 @@ def test_equals_phase_diagram(seed):
     for composition in amounts + [dict(zip(elements, rng.random(len(elements)), strict=True)) for _ in range(20)]:
         expected = diagram.get_hull_energy_per_atom(Composition(composition))
         assert hull.point(composition).energy_ev_per_atom == pytest.approx(expected, abs=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(0, 40), st.integers(0, 10**6))
+def test_cheapest_mixture_equals_highs(m, n, seed):
+    """Few distinct values, so that compositions and energies coincide and the programme is degenerate."""
+    rng = np.random.default_rng(seed)
+    columns = rng.integers(0, 4, (m, n)).astype(float)
+    columns = columns[:, columns.sum(axis=0) > 0]
+    matrix = np.hstack([np.eye(m), columns / columns.sum(axis=0)])
+    energies = np.concatenate([np.zeros(m), -rng.integers(0, 6, matrix.shape[1] - m) / 4])
+    target = rng.integers(0, 4, m).astype(float)
+    target[0] += 1
+    target /= target.sum()
+    shares, used = cheapest_mixture(matrix, energies, target)
+    assert shares.min() > -1e-9
+    assert matrix[:, used] @ shares == pytest.approx(target, abs=1e-9)
+    expected = linprog(energies, A_eq=matrix, b_eq=target, bounds=(0, None), method="highs").fun
+    assert shares @ energies[used] == pytest.approx(expected, abs=1e-9)
+
+
+def test_structures_and_compositions_give_the_same_hull():
+    numbers = [[11], [17, 17], [11, 17], [11, 11, 17], [8, 8], [8, 17, 17, 17]]
+    energies = [-1.0, -2.0, -3.0, -1.9, -4.0, -2.6]
+    one, other = Hull.of_structures(numbers, energies), Hull([composition_of(z) for z in numbers], energies)
+    for composition in ({"Na": 3, "Cl": 1}, {"Na": 1, "O": 2, "Cl": 3}, {"Cl": 1}):
+        assert one.point(composition) == other.point(composition)
+    with pytest.raises(ValueError, match="phase NaCl is nan"):
+        Hull.of_structures(numbers, [*energies[:2], float("nan"), *energies[3:]])
+    with pytest.raises(ValueError, match="without atoms"):
+        Hull.of_structures([[]], [0.0])
+    with pytest.raises(NoReference):
+        Hull.of_structures([], []).point({"Na": 1})
+
+
+def test_a_system_of_many_elements():
+    numbers = [[z] for z in range(1, 15)] + [[1, z] for z in range(2, 15)] + [list(range(1, 14))]
+    energies = [0.0] * 14 + [-0.1 * z for z in range(2, 15)] + [-0.2]
+    hull = Hull.of_structures(numbers, energies)
+    target = composition_of(range(1, 13))
+    columns = [[composition_of(z).get(e, 0.0) for e in target] for z in numbers if set(z) <= set(range(1, 13))]
+    inside = [e for z, e in zip(numbers, energies, strict=True) if set(z) <= set(range(1, 13))]
+    expected = linprog(inside, A_eq=np.array(columns).T, b_eq=list(target.values()), method="highs").fun
+    assert hull.point(target).energy_ev_per_atom == pytest.approx(expected, abs=1e-9)
 
 
 def test_order_of_entries_does_not_matter():

@@ -7,11 +7,14 @@ A composition maps element symbols to amounts; energies are eV per atom.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, combinations
 
 import numpy as np
+from ase.data import atomic_numbers as NUMBER_OF  # noqa: N812  a table, used as one
 from ase.data import chemical_symbols
 from pymatgen.core import Composition
 from scipy.optimize import linprog
@@ -19,6 +22,10 @@ from scipy.optimize import linprog
 # Fractions equal to this many decimals are one composition; a share of a product below the tolerance is none.
 _DECIMALS = 9
 _SHARE_TOLERANCE = 1e-6
+# A phase this far (eV/atom) below the mixture enters it; a mixture this little negative is rounding.
+_PRICE_TOLERANCE, _FEASIBLE = 1e-12, 1e-9
+# Up to so many elements the subsystems of a system are listed; beyond, all systems are looked through.
+_MAX_LISTED = 10
 
 Key = tuple[tuple[str, float], ...]
 
@@ -29,10 +36,17 @@ class NoReference(ValueError):  # noqa: N818  the name is also the row's status
 
 @dataclass(frozen=True)
 class HullPoint:
-    """Hull energy (eV/atom) of one composition, and the mixture of phases (fractions of atoms) that has it."""
+    """Hull energy (eV/atom) of one composition, and the phases (fraction of atoms, composition) that have it."""
 
     energy_ev_per_atom: float
-    decomposition: str
+    phases: tuple[tuple[float, Key], ...]
+
+    @property
+    def decomposition(self) -> str:
+        """The mixture in words, the largest share first."""
+        shares = [(share, _formula(key)) for share, key in self.phases if share > _SHARE_TOLERANCE]
+        shares.sort(key=lambda item: (-round(item[0], 6), item[1]))
+        return " + ".join(f"{share:.3f} {formula}" for share, formula in shares)
 
 
 def composition_of(atomic_numbers: Iterable[int]) -> dict[str, float]:
@@ -60,29 +74,66 @@ class Hull:
     """The lower convex hull of entries, queried one composition at a time by a linear programme.
 
     min Σ e_j x_j over x ≥ 0 with Σ x_j c_j = c: the cheapest mixture of entries of that composition
-    (Ong et al., Chem. Mater. 20, 1798 (2008); as pymatgen's PhaseDiagram, without building the diagram).
+    (Ong et al., Chem. Mater. 20, 1798 (2008); as pymatgen's PhaseDiagram, without building the diagram). The elements
+    are a mixture to start from, and few exchanges lead from it to the cheapest one: the revised simplex method.
     """
 
     def __init__(self, compositions: Sequence[Mapping[str, float]], energies_ev_per_atom: Sequence[float]) -> None:
         """Take one composition and one energy (eV/atom) per entry; ValueError where an energy is not finite."""
-        lowest: dict[Key, float] = {}
-        for amounts, energy in zip(compositions, energies_ev_per_atom, strict=True):
-            composition = fractions_of(amounts)
-            if energy is None or not np.isfinite(energy):
-                raise ValueError(f"the energy of the competing phase {_formula(composition)} is {energy}, not a number")
-            key = _key(composition)
-            lowest[key] = min(float(energy), lowest.get(key, np.inf))
-        self.elemental_energies: dict[str, float] = {key[0][0]: e for key, e in lowest.items() if len(key) == 1}
-        self._entries: dict[frozenset[str], list[tuple[dict[str, float], float]]] = defaultdict(list)
-        for key, energy in sorted(lowest.items()):
-            system = frozenset(element for element, _ in key)
-            if system <= set(self.elemental_energies):
-                formation = formation_energy(dict(key), energy, self.elemental_energies)
-                # A phase that does not beat its elements is never part of the cheapest mixture.
-                if len(key) == 1 or formation < 0:
-                    self._entries[system].append((dict(key), formation))
+        parts = [fractions_of(amounts) for amounts in compositions]
+        numbers = np.array([NUMBER_OF[e] for part in parts for e in part], dtype=np.int64)
+        fractions = np.array([x for part in parts for x in part.values()], dtype=float)
+        self._build(np.array([len(part) for part in parts], dtype=np.int64), numbers, fractions, energies_ev_per_atom)
+
+    @classmethod
+    def of_structures(cls, atomic_numbers: Sequence[Sequence[int]], energies_ev_per_atom: Sequence[float]) -> Hull:
+        """Return the hull of structures by their atomic numbers; as the constructor, for large tables."""
+        n_atoms = np.fromiter(map(len, atomic_numbers), np.int64, len(atomic_numbers))
+        if len(n_atoms) and n_atoms.min() == 0:
+            raise ValueError("a structure without atoms is not a composition")
+        numbers = np.fromiter(chain.from_iterable(atomic_numbers), np.int64, int(n_atoms.sum()))
+        owner = np.repeat(np.arange(len(n_atoms)), n_atoms)
+        pairs, counts = np.unique(owner * 128 + numbers, return_counts=True)
+        owner, numbers = pairs // 128, pairs % 128
+        hull = cls.__new__(cls)
+        hull._build(np.bincount(owner, minlength=len(n_atoms)), numbers, counts / n_atoms[owner], energies_ev_per_atom)
+        return hull
+
+    def _build(self, sizes: np.ndarray, numbers: np.ndarray, fractions: np.ndarray, energies: Sequence[float]) -> None:
+        """Keep what can be part of a cheapest mixture, sorted by chemical system.
+
+        `sizes` (n,) are the entries' numbers of elements; `numbers` and `fractions` hold their elements end to end.
+        """
+        energies = np.array([np.nan if e is None else e for e in energies], dtype=float)
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        for i in np.flatnonzero(~np.isfinite(energies))[:1]:
+            part = slice(starts[i], starts[i + 1])
+            key = _key({chemical_symbols[z]: x for z, x in zip(numbers[part], fractions[part], strict=True)})
+            raise ValueError(f"the energy of the competing phase {_formula(key)} is {energies[i]}, not a number")
+        elemental = np.full(128, np.inf)
+        single = sizes == 1
+        np.minimum.at(elemental, numbers[starts[:-1][single]], energies[single])
+        there = np.flatnonzero(np.isfinite(elemental))
+        self.elemental_energies = {chemical_symbols[z]: float(elemental[z]) for z in there}
         self._points: dict[Key, HullPoint] = {}
-        self._columns: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray, list[str]]] = {}
+        self._columns: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
+        if not len(energies):
+            self._systems = {}
+            return
+        formation = energies - np.add.reduceat(fractions * elemental[numbers], starts[:-1])
+        # Nor a phase with an element that has no entry, nor one that does not beat its elements, is ever part of the
+        # cheapest mixture; the elements themselves are put in apart.
+        kept = np.flatnonzero(~single & np.isfinite(formation) & (formation < 0))
+        bit = np.where(numbers < 64, np.uint64(1) << (numbers % 64).astype(np.uint64), np.uint64(0))
+        low = np.bitwise_or.reduceat(bit, starts[:-1])
+        bit = np.where(numbers >= 64, np.uint64(1) << (numbers % 64).astype(np.uint64), np.uint64(0))
+        high = np.bitwise_or.reduceat(bit, starts[:-1])
+        kept = kept[np.lexsort((low[kept], high[kept]))]
+        low, high = low[kept], high[kept]
+        first = np.flatnonzero(np.r_[True, (low[1:] != low[:-1]) | (high[1:] != high[:-1])]) if len(kept) else []
+        ends = [*first[1:], len(kept)] if len(kept) else []
+        self._systems = {int(high[i]) << 64 | int(low[i]): kept[i:end] for i, end in zip(first, ends, strict=True)}
+        self._starts, self._numbers, self._fractions, self._formation = starts, numbers, fractions, formation
 
     def point(self, composition: Mapping[str, float]) -> HullPoint:
         """Return the hull energy (eV/atom) and decomposition at a composition; NoReference as the class says."""
@@ -103,27 +154,95 @@ class Hull:
     def _solve(self, composition: dict[str, float]) -> HullPoint:
         # Solved in formation energies: of the order of 1 eV, where total energies would cost digits.
         elements_energy = -self.formation_energy(composition, 0.0)
-        matrix, energies, formulas = self._system(tuple(composition))
-        solution = linprog(energies, A_eq=matrix, b_eq=list(composition.values()), bounds=(0, None), method="highs")
-        if solution.status != 0:
-            raise RuntimeError(f"the hull of {'-'.join(composition)} could not be solved: {solution.message}")
-        shares = sorted(zip(solution.x, formulas, strict=True), key=lambda share: (-round(share[0], 6), share[1]))
-        text = " + ".join(f"{share:.3f} {formula}" for share, formula in shares if share > _SHARE_TOLERANCE)
-        return HullPoint(float(elements_energy + solution.fun), text)
+        elements = tuple(composition)
+        matrix, energies = self._system(elements)
+        shares, used = cheapest_mixture(matrix, energies, np.array(list(composition.values())))
+        phases = []
+        for share, column in zip(shares.tolist(), used.tolist(), strict=True):
+            parts = zip(elements, matrix[:, column].tolist(), strict=True)
+            phases.append((share, tuple((element, x) for element, x in parts if x > 0)))
+        return HullPoint(float(elements_energy + shares @ energies[used]), tuple(phases))
 
-    def _system(self, elements: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Return the entries within a chemical system: fractions (n_elements, n), energies (n,), formulas."""
+    def _system(self, elements: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Return fractions (n_elements, n) and formation energies (n,) within a chemical system, elements first."""
         if elements not in self._columns:
-            within = [entry for system, found in self._entries.items() if system <= set(elements) for entry in found]
-            matrix = np.array([[fractions.get(element, 0.0) for fractions, _ in within] for element in elements])
-            energies = np.array([energy for _, energy in within])
-            self._columns[elements] = matrix, energies, [_formula(fractions) for fractions, _ in within]
+            numbers = np.array([NUMBER_OF[e] for e in elements])
+            within = self._within([1 << int(z) for z in numbers])
+            place = np.zeros(128, dtype=np.int64)
+            place[numbers] = np.arange(len(numbers))
+            sizes = self._starts[within + 1] - self._starts[within] if len(within) else np.zeros(0, dtype=np.int64)
+            column = np.repeat(np.arange(len(within)), sizes)
+            offset = np.arange(len(column)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            source = np.repeat(self._starts[within], sizes) + offset if len(within) else column
+            matrix = np.zeros((len(numbers), len(within)))
+            energies = self._formation[within] if len(within) else np.zeros(0)
+            if len(within):
+                matrix[place[self._numbers[source]], column] = self._fractions[source]
+            # Sorted, so that the order of the entries does not matter.
+            order = np.lexsort((energies, *matrix))
+            matrix = np.hstack([np.eye(len(numbers)), matrix[:, order]])
+            self._columns[elements] = matrix, np.concatenate([np.zeros(len(numbers)), energies[order]])
         return self._columns[elements]
+
+    def _within(self, bits: list[int]) -> np.ndarray:
+        """Return the entries whose elements are all among these bits."""
+        if len(bits) <= _MAX_LISTED:
+            parts = (sum(part) for n in range(2, len(bits) + 1) for part in combinations(bits, n))
+            found = [self._systems[mask] for mask in parts if mask in self._systems]
+        else:
+            outside = ~sum(bits)
+            found = [entries for mask, entries in self._systems.items() if not mask & outside]
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+
+def cheapest_mixture(matrix: np.ndarray, energies: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares (m,) and columns (m,) of the mixture x ≥ 0, matrix x = target, of least energies · x.
+
+    matrix (m, n) begins with the m unit columns. The revised simplex method (Dantzig's rule; Bland's, which cannot
+    cycle, where no progress is made), certified at its end: no column is below the mixture, no share is negative.
+    """
+    m = len(target)
+    used, inverse, shares = np.arange(m), np.eye(m), target.astype(float)
+    stalled = 0
+    for _ in range(200 + 20 * m):
+        below = energies - (energies[used] @ inverse) @ matrix
+        entering = int(below.argmin())
+        if below[entering] >= -_PRICE_TOLERANCE:
+            shares = np.linalg.solve(matrix[:, used], target)
+            if shares.min() >= -_FEASIBLE:
+                return shares, used
+            break
+        if stalled > 2 * m:
+            entering = int(np.flatnonzero(below < -_PRICE_TOLERANCE)[0])
+        direction = inverse @ matrix[:, entering]
+        ratios = np.full(m, np.inf)
+        np.divide(shares, direction, out=ratios, where=direction > _PRICE_TOLERANCE)
+        least = ratios.min()
+        ties = np.flatnonzero(ratios <= least + _PRICE_TOLERANCE)
+        leaving = ties[used[ties].argmin()] if stalled > 2 * m else ties[direction[ties].argmax()]
+        stalled = stalled + 1 if least <= _PRICE_TOLERANCE else 0
+        inverse[leaving] /= direction[leaving]
+        others = np.arange(m) != leaving
+        inverse[others] -= np.outer(direction[others], inverse[leaving])
+        shares = np.maximum(shares - least * direction, 0.0)
+        shares[leaving] = least
+        used[leaving] = entering
+    return _by_highs(matrix, energies, target)
+
+
+def _by_highs(matrix: np.ndarray, energies: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Solve the same with SciPy's HiGHS: where rounding kept the simplex method from its certificate."""
+    solution = linprog(energies, A_eq=matrix, b_eq=target, bounds=(0, None), method="highs")
+    if solution.status != 0:
+        raise RuntimeError(f"the hull of {len(energies)} entries could not be solved: {solution.message}")
+    used = np.flatnonzero(solution.x > 0)
+    return solution.x[used], used
 
 
 def _key(composition: Mapping[str, float]) -> Key:
     return tuple((element, round(fraction, _DECIMALS)) for element, fraction in composition.items())
 
 
-def _formula(fractions: Mapping[str, float]) -> str:
-    return Composition(fractions).get_integer_formula_and_factor()[0]
+@lru_cache(maxsize=100_000)
+def _formula(key: Key) -> str:
+    return Composition(dict(key)).get_integer_formula_and_factor()[0]
