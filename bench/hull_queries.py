@@ -1,9 +1,9 @@
 """Hull energies at the Materials Project's size: python bench/hull_queries.py [n_queries_by_pymatgen]
 
-150,000 synthetic entries over 89 elements, oxygen in 40% of them, the other elements' frequencies falling as 1/rank^0.5;
-2,000 queries of 2 to 6 elements drawn alike. Printed: seconds and memory to load the entries from Parquet, queries a
-second here and by pymatgen (a PhaseDiagram for each chemical system, and a PatchedPhaseDiagram of the same entries) on
-the same queries, and the largest difference.
+150,000 synthetic entries over 89 elements, oxygen in 40% of them, the other elements' frequencies falling as
+1/rank^0.5; 2,000 queries of 2 to 6 elements drawn alike. Printed: seconds and memory to load the entries from Parquet,
+queries a second here and by pymatgen (a PhaseDiagram for each chemical system, and a PatchedPhaseDiagram of the same
+entries) on the same queries, and the largest difference.
 """
 
 import sys
