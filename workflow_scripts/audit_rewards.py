@@ -1,6 +1,7 @@
 """The reward potential (CHGNet) beside the evaluator on every generated structure as it stands."""
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from hullseeker.structures import has_structure, to_atoms
 from hullseeker.tables import check_children, read_table, write_table
 
 BLOCK_SIZE = 64
+ENERGIES_BEST_FIRST = ("energy_ev_per_atom", "corrected_energy_ev_per_atom", "uncorrected_energy_ev_per_atom")
 
 
 def energies_or_errors(potential: Potential, rows: Sequence[Mapping]) -> list[float | str]:
@@ -52,16 +54,29 @@ def elemental_energies(potential: Potential, phases: Sequence[Mapping]) -> dict[
 
 
 def reference_energies(potential: Potential, materials: Sequence[Mapping], formulas: set[str]) -> dict[str, float]:
-    """Return per reduced formula the potential's energy (eV/atom) of the data set's lowest structure."""
-    best: dict[str, Mapping] = {}
+    """Return per reduced formula the potential's energy (eV/atom) of the data set's lowest structure.
+
+    Lowest by the evaluator's energy, by the database's where that is unknown, by the potential's own where neither is.
+    """
+    by_formula: dict[str, list[Mapping]] = defaultdict(list)
     for row in sorted(materials, key=lambda row: row["structure_id"]):
-        formula, energy = row["formula"], row["energy_ev_per_atom"]
-        if formula not in formulas or energy is None:
-            continue
-        if formula not in best or energy < best[formula]["energy_ev_per_atom"]:
-            best[formula] = row
-    energies = energies_or_errors(potential, list(best.values()))
-    return {formula: energy for formula, energy in zip(best, energies, strict=True) if isinstance(energy, float)}
+        if row["formula"] in formulas:
+            by_formula[row["formula"]].append(row)
+    chosen = [row for rows in by_formula.values() for row in lowest_known(rows)]
+    best: dict[str, float] = {}
+    for row, energy in zip(chosen, energies_or_errors(potential, chosen), strict=True):
+        if isinstance(energy, float):
+            best[row["formula"]] = min(energy, best.get(row["formula"], np.inf))
+    return best
+
+
+def lowest_known(rows: Sequence[Mapping]) -> list[Mapping]:
+    """Return the row of least energy by the first kind of energy that all rows have, all rows where there is none."""
+    for name in ENERGIES_BEST_FIRST:
+        energies = [row.get(name) for row in rows]
+        if None not in energies:
+            return [rows[int(np.argmin(energies))]]
+    return list(rows)
 
 
 def audit_row(

@@ -61,3 +61,13 @@ def test_the_reference_is_the_lowest_structure_of_the_composition(rocksalt, copp
         for row, energy in ((rocksalt, -3.4), (stretched, -3.0), (copper, -4.0))
     ]
     assert reference_energies(Stub(), materials, {"NaCl"}) == {"NaCl": -5.0}
+
+
+def test_without_energies_the_reference_is_the_potentials_own_lowest(rocksalt):
+    doubled = {"lattice_ang": rocksalt["lattice_ang"], "atomic_numbers": [11, 11, 17, 17], "frac_coords": [0.1] * 12}
+    rows = [{**row, "structure_id": str(i), "formula": "NaCl"} for i, row in enumerate((rocksalt, doubled))]
+    assert reference_energies(Stub(), rows, {"NaCl"}) == {"NaCl": -7.0}
+    known = [{**row, "corrected_energy_ev_per_atom": e} for row, e in zip(rows, (-3.4, -3.3), strict=True)]
+    assert reference_energies(Stub(), known, {"NaCl"}) == {"NaCl": -5.0}
+    half_known = [known[0], rows[1]]
+    assert reference_energies(Stub(), half_known, {"NaCl"}) == {"NaCl": -7.0}
