@@ -174,6 +174,7 @@ rule select_phases:
             for path in ["resources/elemental_phases.parquet"]
             + (PHASES if SOURCE == "demo" else [])
         ],
+        reference=lookup("hull/reference", within=config),
         code=code("select_phases.py"),
     script:
         "../workflow_scripts/select_phases.py"
@@ -202,9 +203,13 @@ rule relax_phases:
 rule build_reference:
     input:
         phases=f"{RESULTS}/data/phases_needed.parquet",
-        relaxed=expand(
-            f"{RESULTS}/data/relaxed_phases/{{shard}}.parquet",
-            shard=range(config["hull"]["n_shards"]),
+        relaxed=(
+            []
+            if config["hull"]["reference"] == "mp"
+            else expand(
+                f"{RESULTS}/data/relaxed_phases/{{shard}}.parquet",
+                shard=range(config["hull"]["n_shards"]),
+            )
         ),
     output:
         phases=f"{RESULTS}/data/phases.parquet",
@@ -217,6 +222,7 @@ rule build_reference:
         "../envs/hullseeker.yaml"
     params:
         relax=lookup("relax", within=config),
+        reference=lookup("hull/reference", within=config),
         code=code("build_reference.py"),
     script:
         "../workflow_scripts/build_reference.py"

@@ -69,7 +69,10 @@ rule audit_rewards:
     conda:
         "../envs/hullseeker.yaml"
     params:
-        settings={"device": config["grpo"]["reward_device"]},
+        settings={
+            "device": config["grpo"]["reward_device"],
+            "reference": config["hull"]["reference"],
+        },
         code=code("audit_rewards.py"),
     script:
         "../workflow_scripts/audit_rewards.py"

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from compute_hull import check_same_potential, hull_of_phases
+from compute_hull import check_same_scale, hull_of_phases
+from hullseeker.energy_scales import comparable_energy
 from hullseeker.hull import NoReference, composition_of, formation_energy
 from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.potentials import Potential, load_potential
@@ -86,6 +87,7 @@ def audit_row(
     chgnet_energy: float | str | None,
     elemental: Mapping[str, Mapping[str, float]],
     references: Mapping[str, float],
+    hull_reference: str = "evaluator",
 ) -> dict:
     """Return the audit columns of one sample, ok where both potentials gave an energy.
 
@@ -95,7 +97,13 @@ def audit_row(
     row = {"structure_id": sample["structure_id"], "status": "not_attempted", "error": sample["error"]}
     if not has_structure(sample):
         return row
-    energies = {"evaluator": relaxed["initial_energy_ev_per_atom"]}
+    evaluator_energy = relaxed["initial_energy_ev_per_atom"]
+    if evaluator_energy is not None:
+        try:
+            evaluator_energy = comparable_energy(sample, evaluator_energy, relaxed["potential"], hull_reference)
+        except ValueError as error:
+            return row | {"status": "energy_failed", "error": str(error)}
+    energies = {"evaluator": evaluator_energy}
     row["e_above_hull_ev_per_atom"] = hull["e_above_hull_ev_per_atom"]
     if isinstance(chgnet_energy, float):
         energies["chgnet"] = chgnet_energy
@@ -130,7 +138,7 @@ def main(snakemake) -> None:
         for name, rows in children.items():
             check_children([row["structure_id"] for row in rows], ids, str(inputs[name]))
         phases = read_table(inputs.phases, "materials").to_pylist()
-        check_same_potential(phases, children["relaxed"])
+        check_same_scale(phases, children["relaxed"], settings["reference"])
         potential = load_potential("chgnet", settings.get("model"), settings.get("device", "cpu"))
         with_structure = [row for row in samples if has_structure(row)]
         energies = energies_or_errors(potential, with_structure)
@@ -144,7 +152,15 @@ def main(snakemake) -> None:
         materials = read_table(inputs.materials, "materials").to_pylist()
         references = reference_energies(potential, materials, {row["formula"] for row in with_structure})
         rows = [
-            audit_row(sample, relaxed, hull, energy_of.get(sample["structure_id"]), elemental, references)
+            audit_row(
+                sample,
+                relaxed,
+                hull,
+                energy_of.get(sample["structure_id"]),
+                elemental,
+                references,
+                settings["reference"],
+            )
             for sample, relaxed, hull in zip(samples, children["relaxed"], children["hull"], strict=True)
         ]
         run = describe_run(settings, [inputs[n] for n in ("samples", "relaxed", "hull", "materials", "phases")])

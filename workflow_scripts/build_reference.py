@@ -1,7 +1,8 @@
-"""Join the competing phases of the hull, all with energies of the evaluator itself."""
+"""Join the competing phases of the hull: all with energies of the evaluator itself, or all with the database's."""
 
 import time
 
+from hullseeker.energy_scales import MP_SOURCE
 from hullseeker.logs import logging_to
 from hullseeker.provenance import describe_run
 from hullseeker.structures import COLUMNS
@@ -25,28 +26,47 @@ def with_energies(phases: list[dict], relaxed: dict[str, dict], evaluator: str) 
     return ready, refused
 
 
+def with_corrected_energies(phases: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Return the phases with the Materials Project's corrected energies, and refusals for those that have none."""
+    ready, refused = [], []
+    for row in phases:
+        energy = row["corrected_energy_ev_per_atom"]
+        if energy is None:
+            refused.append({"structure_id": row["structure_id"], "error": "no corrected_energy_ev_per_atom"})
+        else:
+            ready.append({**row, "energy_ev_per_atom": energy, "energy_source": MP_SOURCE})
+    if phases and not ready:
+        raise ValueError(
+            f"none of {len(phases)} competing phases has a corrected_energy_ev_per_atom, which hull.reference: mp "
+            "compares with; use data.source: materials_project, or hull.reference: evaluator"
+        )
+    return ready, refused
+
+
 def main(snakemake) -> None:
     started = time.perf_counter()
     settings = dict(snakemake.params.relax)
     evaluator = evaluator_name(settings)
     with logging_to(snakemake.log[0], "build_reference") as log:
         phases = read_table(snakemake.input.phases, "materials").to_pylist()
-        expected = [row["structure_id"] for row in phases if not has_energy_of(row, evaluator)]
+        on_mp = snakemake.params.reference == "mp"
+        expected = [row["structure_id"] for row in phases if not on_mp and not has_energy_of(row, evaluator)]
         shards = [read_table(path, "relaxed") for path in snakemake.input.relaxed]
-        relaxed = {row["structure_id"]: row for row in merge_tables(shards, "relaxed", expected).to_pylist()}
+        merged = merge_tables(shards, "relaxed", expected).to_pylist() if shards else []
+        relaxed = {row["structure_id"]: row for row in merged}
         foreign = {row["potential"] for row in relaxed.values()} - {evaluator}
         if foreign:
             raise ValueError(f"phases were relaxed with {sorted(foreign)}, the evaluator is {evaluator}; delete them")
-        ready, refused = with_energies(phases, relaxed, evaluator)
+        ready, refused = with_corrected_energies(phases) if on_mp else with_energies(phases, relaxed, evaluator)
         for row in refused:
             log.warning("no competing phase %s: %s", row["structure_id"], row["error"])
         about = describe_run(settings, [snakemake.input.phases])
         write_table(snakemake.output.phases, ready, "materials", about)
         write_table(snakemake.output.refused, refused, "refusals", about)
         log.info(
-            "done: %d phases with energies of %s, %d relaxed for it, %d failed; %.1f s",
+            "done: %d phases with energies of %s, %d relaxed for it, %d without; %.1f s",
             len(ready),
-            evaluator,
+            MP_SOURCE if on_mp else evaluator,
             len(relaxed),
             len(refused),
             time.perf_counter() - started,

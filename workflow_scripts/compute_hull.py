@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
+from hullseeker.energy_scales import MP_SOURCE, comparable_energy
 from hullseeker.hull import Hull, NoReference, composition_of
 from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.provenance import describe_run
@@ -20,14 +21,15 @@ def hull_of_phases(phases: Sequence[Mapping]) -> Hull:
     return Hull.of_structures([row["atomic_numbers"] for row in phases], [row["energy_ev_per_atom"] for row in phases])
 
 
-def check_same_potential(phases: Sequence[Mapping], relaxed: Sequence[Mapping]) -> None:
-    """Raise ValueError unless the phases' energies are of the one potential that relaxed the samples."""
+def check_same_scale(phases: Sequence[Mapping], relaxed: Sequence[Mapping], reference: str = "evaluator") -> None:
+    """Raise ValueError unless the phases' energies go with those of the one potential that relaxed the samples."""
     potentials = {row["potential"] for row in relaxed}
     sources = {row["energy_source"] for row in phases}
-    if potentials and sources != potentials or len(sources) > 1:
+    wanted = {MP_SOURCE} if reference == "mp" else potentials
+    if wanted and sources - wanted or len(sources) > 1 or len(potentials) > 1:
         raise ValueError(
             f"the competing phases have energies of {_names(sources)}, the relaxed structures of {_names(potentials)}; "
-            "E_hull compares energies of one potential only (hull.reference: evaluator). Rebuild the reference with it."
+            f"that does not fit hull.reference: {reference}. Rebuild the reference with the evaluator in the config."
         )
 
 
@@ -35,12 +37,19 @@ def _names(found: set) -> str:
     return ", ".join(sorted(str(name) for name in found)) or "none"
 
 
-def hull_row(hull: Hull, relaxed: Mapping) -> dict:
-    """Return the hull columns of one relaxed row; a row that did not converge is passed on with its error."""
+def hull_row(hull: Hull, relaxed: Mapping, reference: str = "evaluator") -> dict:
+    """Return the hull columns of one relaxed row; a row that did not converge is passed on with its error.
+
+    The row's energy is on the scale of the hull's reference.
+    """
     row = {"structure_id": relaxed["structure_id"], "status": relaxed["status"], "error": relaxed["error"]}
     if relaxed["status"] != "ok":
         return row
-    composition, energy = composition_of(relaxed["atomic_numbers"]), relaxed["energy_ev_per_atom"]
+    composition = composition_of(relaxed["atomic_numbers"])
+    try:
+        energy = comparable_energy(relaxed, relaxed["energy_ev_per_atom"], relaxed["potential"], reference)
+    except ValueError as error:
+        return row | {"status": "energy_failed", "error": str(error)}
     try:
         point = hull.point(composition)
     except NoReference as error:
@@ -58,15 +67,13 @@ def main(snakemake) -> None:
     started = time.perf_counter()
     settings, inputs = dict(snakemake.params.settings), snakemake.input
     with logging_to(snakemake.log[0], "compute_hull") as log:
-        if settings["reference"] != "evaluator":
-            raise ValueError(f"hull.reference is {settings['reference']!r}; this version has 'evaluator'")
         samples = read_table(inputs.samples, "samples").column("structure_id").to_pylist()
         relaxed = read_table(inputs.relaxed, "relaxed").to_pylist()
         phases = read_table(inputs.phases, "materials").to_pylist()
         check_children([row["structure_id"] for row in relaxed], samples, str(inputs.relaxed))
         hull = hull_of_phases(phases)
-        check_same_potential(phases, relaxed)
-        rows = [hull_row(hull, row) for row in progress(relaxed, "hull")]
+        check_same_scale(phases, relaxed, settings["reference"])
+        rows = [hull_row(hull, row, settings["reference"]) for row in progress(relaxed, "hull")]
         run = describe_run(settings, [inputs.samples, inputs.relaxed, inputs.phases])
         write_table(snakemake.output[0], rows, "hull", run)
         close_with_counts(log, (row["status"] for row in rows), time.perf_counter() - started)

@@ -60,13 +60,15 @@ def main(snakemake) -> None:
         for path in snakemake.input.samples:
             numbers = read_table(path, "samples").column("atomic_numbers").to_pylist()
             queried |= {frozenset(z) for z in numbers if z is not None}
+        elements = snakemake.input.elements
         paths = [*snakemake.input.phases, snakemake.input.materials]
         given = join_phases(*(needed(read_table(path, "materials"), queried) for path in paths))
-        ours = needed(read_table(snakemake.input.elements, "materials"), queried)
+        # Our elements have no energy on the database's scale.
+        ours = [] if snakemake.params.reference == "mp" else needed(read_table(elements, "materials"), queried)
         chosen, added = with_elements(given, ours)
         if added:
             log.warning("no elemental phase given of %d elements; ours are added: %s", len(added), ", ".join(added))
-        about = describe_run({}, [*paths, snakemake.input.elements, *snakemake.input.samples])
+        about = describe_run({}, [*paths, elements, *snakemake.input.samples])
         write_table(snakemake.output[0], chosen, "materials", about)
         log.info(
             "done: %d given phases and %d added ones are within the %d chemical systems of the samples; %.1f s",

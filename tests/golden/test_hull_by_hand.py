@@ -8,7 +8,7 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 from scipy.optimize import linprog
 
-from compute_hull import check_same_potential, hull_of_phases, hull_row
+from compute_hull import check_same_scale, hull_of_phases, hull_row
 from hullseeker.hull import Hull, NoReference, cheapest_mixture, composition_of
 
 BINARY = [
@@ -167,7 +167,12 @@ def test_rows():
 
 def test_energies_of_another_potential_are_refused():
     with pytest.raises(ValueError, match=r"mp_dft.*sevennet:7net-0"):
-        check_same_potential([phase("m-1", [11], -1.0, "mp_dft")], [relaxed()])
+        check_same_scale([phase("m-1", [11], -1.0, "mp_dft")], [relaxed()])
     with pytest.raises(ValueError, match="1 of 4 competing phases have no energy_ev_per_atom .m-2"):
         hull_of_phases([*PHASES, phase("m-2", [11], None)])
-    check_same_potential(PHASES, [relaxed()])
+    check_same_scale(PHASES, [relaxed()])
+    on_mp = [{**row, "energy_source": "mp_corrected"} for row in PHASES]
+    check_same_scale(on_mp, [relaxed()], "mp")
+    for phases, reference in ((on_mp, "evaluator"), (PHASES, "mp")):
+        with pytest.raises(ValueError, match=f"does not fit hull.reference: {reference}"):
+            check_same_scale(phases, [relaxed()], reference)

@@ -24,6 +24,7 @@ from pymatgen.core import Composition
 from hullseeker.crystal_text import TextFormat, parse_crystal
 from hullseeker.structures import reduced_formula, to_structure
 from hullseeker.tables import read_table
+from materials_project_server import KEY, serving, some_documents
 
 ROOT = Path(__file__).parents[2]
 SYSTEMS = ("base", "sft", "rl", "sft_rl")
@@ -347,6 +348,44 @@ def test_from_files_of_others_to_both_tables(checkout):
     card = (results / "data" / "card.md").read_text()
     assert "nobody, 2026" in card
     assert "train-000030" in card
+
+
+def test_from_the_materials_project_to_table1_on_its_hull(checkout, monkeypatch):
+    """A local server in place of the real one; E_hull against its corrected energies; the key is nowhere."""
+    monkeypatch.setenv("MP_API_KEY", KEY)
+    summaries, thermos = some_documents()
+    with serving(summaries, thermos) as server:
+        overlay = {
+            "experiment": "database",
+            "data": {
+                "source": "materials_project",
+                "test_fraction": 0.3,
+                "materials_project": {"endpoint": server.endpoint, "longest_wait_s": 0.1},
+            },
+            "hull": {"reference": "mp"},
+            "systems": {"base": {"kind": "language_model", "label": "Base", "stages": []}},
+            "sampling": {"n_samples": 4, "n_shards": 1},
+        }
+        (checkout / "database.yaml").write_text(yaml.safe_dump(overlay))
+        output = run(checkout, overlays=("database.yaml", "table1"))
+    results = checkout / "results" / "database"
+    assert pd.read_csv(results / "tables" / "table1.csv")["n_samples"].tolist() == [4]
+    phases = read_table(results / "data" / "phases.parquet", "materials").to_pylist()
+    assert {row["energy_source"] for row in phases} == {"mp_corrected"}
+    checked = 0
+    relaxed = {r["structure_id"]: r for r in read_table(results / "relaxed" / "base.parquet", "relaxed").to_pylist()}
+    for row in read_table(results / "hull" / "base.parquet", "hull").to_pylist():
+        if row["status"] == "ok":
+            raw = relaxed[row["structure_id"]]
+            halide = {9: -0.462, 17: -0.614, 35: -0.534}
+            numbers = raw["atomic_numbers"]
+            correction = sum(halide.get(z, 0.0) for z in numbers) / len(numbers) if len(set(numbers)) > 1 else 0.0
+            assert row["energy_ev_per_atom"] == pytest.approx(raw["energy_ev_per_atom"] + correction, abs=1e-6)
+            checked += 1
+    assert checked
+    assert KEY not in output
+    written = [p for folder in ("results", "logs", ".snakemake") for p in (checkout / folder).rglob("*") if p.is_file()]
+    assert not [path for path in written if KEY.encode() in path.read_bytes()]
 
 
 def test_a_table_that_was_cut_short_is_refused_by_name(checkout):

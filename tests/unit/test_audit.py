@@ -20,7 +20,7 @@ class Stub:
 
 def audited(rocksalt, relaxed_status="ok", initial=-3.4, chgnet=-3.5, **sample):
     sample = {**rocksalt, "structure_id": "s-0", "error": None, "formula": "NaCl", **sample}
-    relaxed = {"status": relaxed_status, "error": "why", "initial_energy_ev_per_atom": initial}
+    relaxed = {"status": relaxed_status, "error": "why", "initial_energy_ev_per_atom": initial, "potential": "chgnet:x"}
     return audit_row(sample, relaxed, {"e_above_hull_ev_per_atom": 0.2}, chgnet, ELEMENTAL, {"NaCl": -3.66})
 
 

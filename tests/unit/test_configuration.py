@@ -81,7 +81,7 @@ def set_key(config, dotted, value):
         ("sft.n_epochs", "three", ["sft.n_epochs", "'three'", "number"]),
         ("sft.learning_rate", "1e-3", ["sft.learning_rate", "'1e-3'", "1.0e-3"]),
         ("sft.n_epochs", 0, ["sft.n_epochs", "above 0"]),
-        ("hull.reference", "mp", ["hull.reference", "'mp'", "evaluator"]),
+        ("hull.reference", "mp", ["hull.reference is 'mp'", "data.source: materials_project", "evaluator"]),
         ("data.test_fraction", 1.5, ["data.test_fraction", "1.5", "below 1"]),
         ("systems", {}, ["systems", "at least one"]),
         ("systems.base.kind", "cdvae", ["systems.base.kind", "language_model"]),

@@ -117,6 +117,7 @@ def test_from_files_to_reference(tmp_path, rocksalt, copper):
             elements=ROOT / "resources" / "elemental_phases.parquet",
             samples=[tmp_path / "samples.parquet"],
         ),
+        params=SimpleNamespace(reference="evaluator"),
         output=[tmp_path / "needed.parquet"],
         log=[tmp_path / "log"],
     )
@@ -138,7 +139,7 @@ def test_from_files_to_reference(tmp_path, rocksalt, copper):
     job = SimpleNamespace(
         input=SimpleNamespace(phases=tmp_path / "needed.parquet", relaxed=shards),
         output=SimpleNamespace(phases=tmp_path / "reference.parquet", refused=tmp_path / "failed.parquet"),
-        params=SimpleNamespace(relax=RELAX),
+        params=SimpleNamespace(relax=RELAX, reference="evaluator"),
         log=[tmp_path / "log"],
     )
     build_reference.main(job)

@@ -14,6 +14,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from hullseeker.energy_scales import refusal
+
 _NUMBER_WITHOUT_POINT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 
 
@@ -123,6 +125,12 @@ def _check_combinations(config: Mapping) -> list[str]:
             "it must leave something to train on, so stay below 1"
         )
     problems += _check_files(data)
+    problems += filter(None, [refusal(config["relax"]["potential"], config["hull"]["reference"])])
+    if config["hull"]["reference"] == "mp" and data["source"] in ("demo", "mp20"):
+        problems.append(
+            f"hull.reference is 'mp', and data.source: {data['source']} has no competing phases with the Materials "
+            "Project's energies; use data.source: materials_project, or hull.reference: evaluator"
+        )
     if config["table2"]["structure_cutoff"] <= config["table2"]["structure_novelty_cutoff"]:
         problems.append("table2.structure_novelty_cutoff must be below table2.structure_cutoff")
     for name, system in config["systems"].items():

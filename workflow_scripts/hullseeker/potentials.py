@@ -24,6 +24,8 @@ from ase.optimize.optimize import Optimizer
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
+from hullseeker.energy_scales import ENERGY_SCALES
+
 OPTIMIZERS: dict[str, type[Optimizer]] = {"bfgs": BFGS, "fire": FIRE, "lbfgs": LBFGS}
 
 
@@ -94,7 +96,7 @@ class Potential(Protocol):
 class SevenNet:
     """SevenNet (Park et al. 2024) with weights that ship in its wheel or a checkpoint path."""
 
-    energy_scale = "mp_uncorrected"
+    energy_scale = ENERGY_SCALES["sevennet"]
 
     def __init__(self, model: str = "7net-0", device: str = "cpu") -> None:
         import sevenn._keys as key
@@ -135,7 +137,7 @@ class SevenNet:
 class Chgnet:
     """CHGNet (Deng et al. 2023); its energies are on the scale of the corrected MP energies."""
 
-    energy_scale = "mp_corrected"
+    energy_scale = ENERGY_SCALES["chgnet"]
 
     def __init__(self, model: str = "0.3.0", device: str = "cpu") -> None:
         from chgnet.graph import CrystalGraphConverter
