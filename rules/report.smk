@@ -1,10 +1,13 @@
 # Tables and figures for people.
 EVALUATOR = f"{config['relax']['potential']} {config['relax']['model'] or ''}".strip()
+HULL_PHASES = {
+    "evaluator": "competing phases with energies of the evaluator itself",
+    "mp": "the Materials Project's corrected energies; uncorrected ones of the evaluator got the MP2020 corrections",
+}
 FOOTNOTES = {
     "table1": [
-        f"Evaluator and energies of the competing phases: {EVALUATOR}. Stable: E_hull below "
-        f"{config['hull']['stable_below_ev_per_atom']:g} eV/atom on the hull of those phases (reference: "
-        f"{config['hull']['reference']}).",
+        f"Evaluator: {EVALUATOR}. Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom "
+        f"on the hull of {HULL_PHASES[config['hull']['reference']]}.",
         "Of relaxed: samples whose relaxation converged. Of all: every sample drawn, whatever became of it.",
     ],
     "table2": [
