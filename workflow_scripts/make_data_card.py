@@ -108,7 +108,9 @@ def origin_of(source: str, data: Mapping, extracted: pa.Table, path: str) -> lis
 
 def draw(frame: pd.DataFrame) -> Figure:
     """Return the figure: atoms in a cell, structures with each of the most frequent elements, E_hull where known."""
-    hull = frame["database_e_above_hull_ev_per_atom"].fillna(frame["e_above_hull_ev_per_atom"]).dropna()
+    # One source's numbers, never two scales in one picture.
+    names = ("database_e_above_hull_ev_per_atom", "e_above_hull_ev_per_atom")
+    hull = next((known for name in names if len(known := frame[name].dropna())), [])
     figure = Figure(figsize=(PAGE_WIDTH_IN, 2.2), layout="constrained")
     panels = figure.subplots(1, 3 if len(hull) else 2, width_ratios=[1, 2, 1][: 3 if len(hull) else 2])
     n_sites = frame["atomic_numbers"].map(len)
@@ -120,7 +122,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     panels[1].tick_params(axis="x", labelsize=4.5, length=0)
     if len(hull):
         panels[2].hist(hull, bins=30, color=COLOURS[0])
-        panels[2].set(xlabel="E$_{hull}$ (eV/atom)", ylabel="structures")
+        panels[2].set(xlabel=f"E$_{{hull}}$ (eV/atom), n {len(hull)}", ylabel="structures")
     return figure
 
 

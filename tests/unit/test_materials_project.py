@@ -202,5 +202,8 @@ def test_structures_are_pymatgens():
     assert structure["frac_coords"] == expected.frac_coords.ravel().tolist()
     assert structure["atomic_numbers"] == [site.specie.Z for site in expected]
     assert structure["formula"] == expected.composition.reduced_formula
-    with pytest.raises(RefusedDocumentError, match="no readable structure"):
-        structure_columns(None)
+    halfway = json.loads(json.dumps(document))
+    halfway["sites"][0]["abc"][1] = None
+    for broken in (None, halfway):
+        with pytest.raises(RefusedDocumentError, match="no readable structure"):
+            structure_columns(broken)

@@ -76,15 +76,19 @@ def test_extxyz(tmp_path, rocksalt):
 def test_parquet_of_three_columns_and_ours(tmp_path, rocksalt):
     short = {**rocksalt, "frac_coords": [0.0, 0.0, 0.0]}
     wrong = {**rocksalt, "atomic_numbers": [11, 190]}
-    three = (("a", rocksalt), ("b", short), ("c", wrong))
+    nowhere = {**rocksalt, "frac_coords": [float("nan")] * 6}
+    three = (("a", rocksalt), ("b", short), ("c", wrong), ("d", nowhere))
     pq.write_table(pa.Table.from_pylist([{"material_id": n, **row} for n, row in three]), tmp_path / "m.parquet")
     rows, refused = read_structures(tmp_path / "m.parquet", "train")
     assert same(rows[0], rocksalt)
     assert "9, n and 3n" in refused[0]["error"]
     assert "190" in refused[1]["error"]
+    assert "finite" in refused[2]["error"]
     ours = [{"structure_id": "x", "formula": "NaCl", "energy_ev_per_atom": -3.0, "energy_source": "here", **rocksalt}]
     write_table(tmp_path / "ours.parquet", ours, "materials")
     assert read_structures(tmp_path / "ours.parquet", "train")[0][0]["energy_source"] == "here"
+    write_table(tmp_path / "ours.parquet", [{**ours[0], **nowhere}], "materials")
+    assert [len(part) for part in read_structures(tmp_path / "ours.parquet", "train")] == [0, 1]
 
 
 @pytest.mark.parametrize(

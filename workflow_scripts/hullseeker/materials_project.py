@@ -133,14 +133,14 @@ def structure_columns(structure: Mapping) -> dict:
             if len(site["species"]) != 1 or site["species"][0].get("occu", 1) != 1:
                 raise RefusedDocumentError("a site is partially occupied")
             symbols.append(site["species"][0]["element"])
-            coordinates += site["abc"]
+            coordinates += map(float, site["abc"])
         numbers = [NUMBER_OF[symbol] for symbol in symbols]
     except (KeyError, TypeError, IndexError) as error:
         raise RefusedDocumentError(f"no readable structure ({type(error).__name__}: {error})") from None
     return {
         "lattice_ang": lattice,
         "atomic_numbers": numbers,
-        "frac_coords": [float(x) for x in coordinates],
+        "frac_coords": coordinates,
         "formula": _reduced(tuple(sorted(Counter(symbols).items()))),
     }
 

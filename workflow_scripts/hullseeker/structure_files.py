@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,6 +62,8 @@ def _sorted_out(ids: Iterable[object], outcomes: Iterable[Outcome]) -> tuple[lis
     """Part rows from refusals, and give each row its reduced formula."""
     rows, refused = [], []
     for structure_id, outcome in zip(ids, outcomes, strict=True):
+        if not isinstance(outcome, str) and not np.isfinite([*outcome["lattice_ang"], *outcome["frac_coords"]]).all():
+            outcome = "a lattice vector or coordinate is not a finite number"
         if isinstance(outcome, str):
             refused.append({"structure_id": str(structure_id), "error": outcome})
         else:
@@ -135,7 +138,7 @@ def _read_parquet(path: Path, prefix: str) -> tuple[list[dict], list[dict]]:
     if "structure_id" in names:
         if set(names) <= set(SCHEMAS["materials"].names):
             rows = read_table(path, "materials").to_pylist()
-            return [{**row, "formula": reduced_formula(row["atomic_numbers"])} for row in rows], []
+            return _sorted_out([row["structure_id"] for row in rows], [_checked(row) for row in rows])
         id_column = "structure_id"
     else:
         id_column = "material_id" if "material_id" in names else None
