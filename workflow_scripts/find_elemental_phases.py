@@ -11,9 +11,10 @@ from ase import Atoms
 from pymatgen.core import Element, Structure
 
 from hullseeker.logs import logging_to, progress
-from hullseeker.potentials import Potential, load_potential, relax_batch
+from hullseeker.potentials import Potential, load_potential
 from hullseeker.prototypes import load_prototypes
 from hullseeker.provenance import describe_run
+from hullseeker.relaxation import relax_batch
 from hullseeker.structures import from_atoms, from_structure, reduced_formula, to_atoms
 from hullseeker.tables import write_table
 from relax_structures import SETTINGS_OF_LOADING, relax_settings

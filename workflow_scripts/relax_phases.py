@@ -9,8 +9,9 @@ import torch
 
 from hullseeker.content_cache import ContentCache
 from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.potentials import load_potential, relax_batch
+from hullseeker.potentials import load_potential
 from hullseeker.provenance import describe_run, sha256_of_json, sha256_of_path
+from hullseeker.relaxation import relax_batch
 from hullseeker.structures import content_key, to_atoms
 from hullseeker.tables import SCHEMAS, read_table, write_table
 from relax_structures import SETTINGS_OF_LOADING, SETTINGS_OF_SHARDING, relax_settings, relaxed_row

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.potentials import Potential, Relaxation, RelaxSettings, load_potential, relax_batch
+from hullseeker.potentials import Potential, load_potential
 from hullseeker.provenance import describe_run
+from hullseeker.relaxation import Relaxation, RelaxSettings, relax_batch
 from hullseeker.sharding import blocks_of_shard
 from hullseeker.structures import from_atoms, has_structure, to_atoms
 from hullseeker.tables import read_table, write_table

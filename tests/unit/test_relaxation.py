@@ -7,7 +7,8 @@ from ase.build import bulk
 from ase.filters import FrechetCellFilter
 from ase.optimize import LBFGS
 
-from hullseeker.potentials import Evaluation, RelaxSettings, SevenNet, load_potential, relax_batch
+from hullseeker.potentials import Evaluation, SevenNet, load_potential
+from hullseeker.relaxation import RelaxSettings, relax_batch
 from relax_structures import relax_block
 
 NAN_WHERE_GOLD = 79
