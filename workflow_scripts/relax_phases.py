@@ -20,7 +20,7 @@ ROWS_PER_SAVE = 20
 # Other failures may be the machine's; they are tried again.
 KEPT_STATUSES = ("ok", "not_converged")
 # Any change of what a relaxation yields must change this: it is part of the cache's name.
-CACHE_VERSION = "1"
+CACHE_VERSION = "2"
 PACKAGE_OF = {"sevennet": "sevenn", "chgnet": "chgnet"}
 
 
@@ -68,10 +68,11 @@ def relax_each(rows: Mapping[str, Mapping], cache: ContentCache, settings: Mappi
     if not missing:
         return found
     potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
+    method = relax_settings(settings)
     unsaved: dict[str, dict] = {}
     for n, (key, row) in enumerate(progress(missing.items(), "relaxing competing phases"), start=1):
-        (outcome,) = relax_batch(potential, [to_atoms(row)], relax_settings(settings))
-        found[key] = {**relaxed_row(row, outcome), "potential": potential.name}
+        (outcome,) = relax_batch(potential, [to_atoms(row)], method)
+        found[key] = {**relaxed_row(row, outcome, method.symmetry_tolerance_ang), "potential": potential.name}
         if found[key]["status"] in KEPT_STATUSES:
             unsaved[key] = found[key]
         if len(unsaved) >= ROWS_PER_SAVE or n == len(missing):

@@ -8,7 +8,7 @@ import torch
 from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.potentials import Potential, load_potential
 from hullseeker.provenance import describe_run
-from hullseeker.relaxation import Relaxation, RelaxSettings, relax_batch
+from hullseeker.relaxation import Relaxation, RelaxSettings, relax_batch, space_group_number
 from hullseeker.sharding import blocks_of_shard
 from hullseeker.structures import from_atoms, has_structure, to_atoms
 from hullseeker.tables import read_table, write_table
@@ -27,7 +27,9 @@ def relax_block(potential: Potential, rows: Sequence[Mapping], settings: RelaxSe
     """Relax the rows of one block that have a structure; the others are passed on as not attempted."""
     attempted = [row for row in rows if has_structure(row)]
     outcomes = relax_batch(potential, [to_atoms(row) for row in attempted], settings)
-    relaxed = {row["structure_id"]: relaxed_row(row, outcome) for row, outcome in zip(attempted, outcomes, strict=True)}
+    tolerance = settings.symmetry_tolerance_ang
+    pairs = zip(attempted, outcomes, strict=True)
+    relaxed = {row["structure_id"]: relaxed_row(row, outcome, tolerance) for row, outcome in pairs}
     done = [relaxed.get(row["structure_id"]) or {"status": "not_attempted", "error": row.get("error")} for row in rows]
     return [
         {**r, "structure_id": row["structure_id"], "potential": potential.name}
@@ -35,7 +37,7 @@ def relax_block(potential: Potential, rows: Sequence[Mapping], settings: RelaxSe
     ]
 
 
-def relaxed_row(row: Mapping, outcome: Relaxation) -> dict:
+def relaxed_row(row: Mapping, outcome: Relaxation, symmetry_tolerance_ang: float) -> dict:
     """Return the columns of one relaxation; numbers stay null unless it converged."""
     columns = {
         "status": outcome.status,
@@ -49,7 +51,10 @@ def relaxed_row(row: Mapping, outcome: Relaxation) -> dict:
     if outcome.status == "ok":
         columns |= from_atoms(outcome.cell)
         columns["energy_ev_per_atom"] = outcome.energy_ev_per_atom
-        columns["volume_ratio"] = outcome.cell.get_volume() / to_atoms(row).get_volume()
+        generated = to_atoms(row)
+        columns["volume_ratio"] = outcome.cell.get_volume() / generated.get_volume()
+        columns["initial_space_group"] = space_group_number(generated, symmetry_tolerance_ang)
+        columns["space_group"] = space_group_number(outcome.cell, symmetry_tolerance_ang)
     return columns
 
 

@@ -1,6 +1,9 @@
 """Batched relaxation: the same minima as ASE alone, one bad cell costs no other, every row comes out."""
 
+import resource
+
 import numpy as np
+import psutil
 import pytest
 from ase import Atoms
 from ase.build import bulk
@@ -8,8 +11,10 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import LBFGS
 
 from hullseeker.potentials import Evaluation, SevenNet, load_potential
-from hullseeker.relaxation import RelaxSettings, relax_batch
+from hullseeker.relaxation import RelaxSettings, relax_batch, space_group_number
+from hullseeker.structures import to_atoms
 from relax_structures import relax_block
+from unit.test_spring_bfgs import EffectiveMedium
 
 NAN_WHERE_GOLD = 79
 
@@ -48,6 +53,7 @@ class Harmonic:
     """Springs to the cell's centre: a potential of which the answer is known; NaN where there is gold."""
 
     name, energy_scale, covered_atomic_numbers = "harmonic", "none", frozenset(range(1, 90))
+    cutoff_ang = 5.0
 
     def evaluate(self, cells):
         found = []
@@ -61,7 +67,7 @@ class Harmonic:
 def test_a_nan_an_unknown_element_and_a_step_cap_are_outcomes():
     pair = {"positions": [[0, 0, 0], [0, 0, 1.0]], "cell": [4, 4, 4], "pbc": True}
     cells = [Atoms("H2", **pair), Atoms("Au2", **pair), Atoms(numbers=[95, 1], **pair)]
-    outcomes = relax_batch(Harmonic(), cells, RelaxSettings(max_steps=100))
+    outcomes = relax_batch(Harmonic(), cells, RelaxSettings(max_steps=100, min_distance_ang=0.0))
     assert [o.status for o in outcomes] == ["ok", "relax_failed", "relax_failed"]
     assert "not finite" in outcomes[1].error
     assert "does not cover" in outcomes[2].error
@@ -72,16 +78,106 @@ def test_a_nan_an_unknown_element_and_a_step_cap_are_outcomes():
     assert capped.cell is None
 
 
-def test_an_exploding_cell_fails_alone(sevennet, rocksalt):
-    good = {**rocksalt, "structure_id": "a", "status": "ok", "error": None}
-    on_one_site = {**good, "structure_id": "b", "frac_coords": [0.0] * 6}
+class Told(Harmonic):
+    """A potential that answers what it is told: energy, and the force and stress that pull the cell about."""
+
+    def __init__(self, energy_ev=0.0, force_ev_per_ang=0.0, stress_ev_per_ang3=0.0, error=None):
+        self.energy_ev, self.force, self.stress, self.error = energy_ev, force_ev_per_ang, stress_ev_per_ang3, error
+
+    def evaluate(self, cells):
+        if self.error is not None:
+            raise self.error
+        pull = np.array([[self.force, 0, 0], [-self.force, 0, 0]])
+        return [Evaluation(self.energy_ev, pull, self.stress * np.eye(3)) for _ in cells]
+
+
+PAIR = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1.0]], cell=[4, 4, 4], pbc=True)
+
+
+@pytest.mark.parametrize(
+    ("potential", "changes", "status", "words"),
+    [
+        (Told(energy_ev=-1e4), {}, "energy_out_of_range", "-5000 eV/atom after 0 steps"),
+        (Told(energy_ev=1e4), {}, "energy_out_of_range", "5000 eV/atom"),
+        (Told(force_ev_per_ang=5e3), {}, "forces_exploded", "5e+03 eV/Å after 10 steps"),
+        (Told(stress_ev_per_ang3=-9.0), {}, "volume_exploded", "the volume changed by a factor of"),
+        (Told(), {"min_distance_ang": 1.5}, "atoms_collided", "atoms 1 Å apart; the limit is 1.5"),
+        (Told(energy_ev=float("nan")), {}, "relax_failed", "not finite"),
+        (Told(error=RuntimeError("DefaultCPUAllocator: can't allocate memory")), {}, "too_large", "can't allocate"),
+        (Told(error=ValueError("no neighbours")), {}, "relax_failed", "ValueError: no neighbours"),
+    ],
+    ids=["hole", "high", "forces", "volume", "distance", "nan", "memory", "error"],
+)
+def test_what_ends_a_relaxation_has_a_status_of_its_own(potential, changes, status, words):
+    (outcome,) = relax_batch(potential, [PAIR], RelaxSettings(**changes))
+    assert outcome.status == status
+    assert words in outcome.error
+    assert outcome.cell is None
+    assert outcome.energy_ev_per_atom is None
+
+
+def test_cells_that_are_hopeless_are_outcomes_beside_a_good_one(sevennet, rocksalt):
+    """Two atoms on one site, an angle of 1 degree, 2,000 atoms: none of them costs the good cell anything."""
+    good = to_atoms(rocksalt)
+    on_one_site = Atoms("NaCl", positions=np.zeros((2, 3)), cell=[4, 4, 4], pbc=True)
+    flat = Atoms("NaCl", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[4, 4, 4, 90, 90, 1], pbc=True)
+    huge = bulk("C", "diamond", a=3.57, cubic=True) * (5, 5, 10)
+    assert len(huge) == 2000
+    settings = RelaxSettings(max_steps=20)
+    outcomes = relax_batch(sevennet, [on_one_site, flat, good, huge], settings)
+    assert outcomes[0].status == "atoms_collided"
+    assert outcomes[1].status == "relax_failed"
+    assert "not finite" in outcomes[1].error
+    assert outcomes[3].status == "too_large"
+    assert "relax.max_neighbours is 40000" in outcomes[3].error
+    assert outcomes[2].status == "ok"
+    (alone,) = relax_batch(sevennet, [good], settings)
+    assert outcomes[2].energy_ev_per_atom == pytest.approx(alone.energy_ev_per_atom, abs=1e-5)
+
+
+def test_a_cell_that_does_not_fit_in_memory_is_an_outcome(sevennet, rocksalt):
+    """With the address space held to what is in use and a little more, torch is refused its memory."""
+    large = bulk("NaCl", "rocksalt", a=5.64, cubic=True) * (4, 4, 4)
+    large.rattle(0.01, seed=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 500_000_000, hard))
+    try:
+        outcomes = relax_batch(sevennet, [large, to_atoms(rocksalt)], RelaxSettings())
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert [o.status for o in outcomes] == ["too_large", "ok"]
+
+
+def test_symmetry_is_kept_or_free():
+    """A tetragonal start in a cubic metal: kept, it stays tetragonal; free, it becomes cubic."""
+    start = bulk("Cu", "fcc", a=3.6, cubic=True)
+    start.set_cell(start.cell.array * [[1.0], [1.0], [1.1]], scale_atoms=True)
+    start.positions[1] += 0.004
+    assert space_group_number(start, 0.1) == 139
+    tight = {"max_force_ev_per_ang": 0.005, "max_stress_gpa": 0.05}
+    (kept,) = relax_batch(EffectiveMedium(), [start], RelaxSettings(keep_symmetry=True, **tight))
+    (free,) = relax_batch(EffectiveMedium(), [start], RelaxSettings(**tight))
+    assert kept.status == free.status == "ok"
+    assert space_group_number(kept.cell, 1e-4) in (139, 225)
+    assert np.ptp(kept.cell.cell.lengths()[:2]) < 1e-9
+    doubled = kept.cell.get_scaled_positions() * 2
+    np.testing.assert_allclose(doubled, np.round(doubled), atol=1e-9)
+    assert space_group_number(free.cell, 0.05) == 225
+    assert space_group_number(free.cell, 1e-5) != 225
+
+
+def test_a_row_says_how_it_was_relaxed(sevennet, rocksalt):
+    row = {**rocksalt, "structure_id": "a", "status": "ok", "error": None}
     failed = {"structure_id": "c", "status": "parse_failed", "error": "why", "lattice_ang": None}
-    rows = relax_block(sevennet, [good, on_one_site, failed], RelaxSettings(max_steps=30))
-    assert [row["structure_id"] for row in rows] == ["a", "b", "c"]
-    assert rows[0]["status"] == "ok"
-    assert rows[1]["status"] in ("relax_failed", "not_converged")
-    assert rows[1].get("energy_ev_per_atom") is None
-    assert (rows[2]["status"], rows[2]["error"]) == ("not_attempted", "why")
+    first, second = relax_block(sevennet, [row, failed], RelaxSettings(max_steps=30))
+    assert first["status"] == "ok"
+    assert first["energy_ev_per_atom"] <= first["initial_energy_ev_per_atom"]
+    assert first["space_group"] == first["initial_space_group"] == 225
+    assert first["max_force_ev_per_ang"] <= 0.05
+    assert 0.9 < first["volume_ratio"] < 1.1
+    assert first["wall_time_s"] > 0
+    assert (second["status"], second["error"]) == ("not_attempted", "why")
 
 
 def test_unknown_potential_and_optimizer_are_named():

@@ -118,6 +118,9 @@ def _check_combinations(config: Mapping) -> list[str]:
     low, high = grpo["energy_clip_ev_per_atom"]
     if low >= high:
         problems.append(f"grpo.energy_clip_ev_per_atom is [{low}, {high}]; give the lower bound first")
+    low, high = config["relax"]["energy_range_ev_per_atom"]
+    if low >= high:
+        problems.append(f"relax.energy_range_ev_per_atom is [{low}, {high}]; give the lower bound first")
     held_out = data["test_fraction"] + data["validation_fraction"]
     if held_out >= 1:
         problems.append(

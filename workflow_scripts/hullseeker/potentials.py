@@ -78,6 +78,7 @@ class Potential(Protocol):
     name: str
     energy_scale: str
     covered_atomic_numbers: frozenset[int]
+    cutoff_ang: float
 
     def energies(self, cells: Sequence[Atoms]) -> np.ndarray:
         """Return the energies (eV per atom) of the cells, in order; shape (len(cells),)."""
@@ -103,8 +104,8 @@ class SevenNet:
         self._model.set_is_batch_data(True)
         # Frozen parameters keep the backward pass to the positions: about a third less time per call.
         self._model.to(device).eval().requires_grad_(False)
-        self._key, self._cutoff, self._device = key, checkpoint.config[key.CUTOFF], device
-        self._graph = lambda cell: AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(cell, self._cutoff))
+        self._key, self.cutoff_ang, self._device = key, float(checkpoint.config[key.CUTOFF]), device
+        self._graph = lambda cell: AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(cell, self.cutoff_ang))
         self._collate = Collater([], follow_batch=None, exclude_keys=None)
         self.name = f"sevennet:{model}"
         self.covered_atomic_numbers = frozenset(int(z) for z in checkpoint.config[key.TYPE_MAP])
@@ -146,6 +147,7 @@ class Chgnet:
             verbose=False,
         )
         self._device = device
+        self.cutoff_ang = float(self._model.graph_converter.atom_graph_cutoff)
         self.name = f"chgnet:{model}"
         self.covered_atomic_numbers = frozenset(range(1, 95))
 
