@@ -1,0 +1,123 @@
+"""Relaxations per CPU-second with SevenNet-0, one thread: python bench/relaxations.py [n_crystals]
+
+Embedded crystals with strained cells and displaced atoms, relaxed to the same largest force and stress by plain ASE
+(FIRE on a Frechet cell filter, the package's own calculator, one by one) and by this library with each optimizer.
+Printed: CPU-seconds and energies evaluated per crystal, the ratio to ASE, how many minima match and how far their
+energies are apart; then two shards on two cores against one.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.filters import FrechetCellFilter
+from ase.optimize import FIRE
+from ase.units import GPa
+from pymatgen.io.ase import AseAtomsAdaptor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "workflow_scripts"))
+
+from hullseeker.matching import IDENTITY_MATCHER  # noqa: E402
+from hullseeker.potentials import load_potential  # noqa: E402
+from hullseeker.relaxation import RelaxSettings, relax_batch  # noqa: E402
+from hullseeker.structures import to_atoms  # noqa: E402
+from hullseeker.tables import read_table  # noqa: E402
+
+SEED = 11
+
+
+def perturbed_crystals(n: int) -> list[Atoms]:
+    """Return n embedded crystals of at least two atoms: strains of 4% and displacements of 0.1 Å, normal."""
+    rng = np.random.default_rng(SEED)
+    rows = read_table(ROOT / "resources" / "demo_materials.parquet", "materials").to_pylist()
+    chosen = [rows[i] for i in rng.permutation(len(rows)) if len(rows[i]["atomic_numbers"]) > 1][:n]
+    cells = []
+    for row in chosen:
+        cell = to_atoms(row)
+        cell.set_cell(cell.cell.array @ (np.eye(3) + rng.normal(0, 0.04, (3, 3))), scale_atoms=True)
+        cell.positions += rng.normal(0, 0.1, cell.positions.shape)
+        cells.append(cell)
+    return cells
+
+
+def relax_with_ase(cells: list[Atoms], settings: RelaxSettings) -> tuple[list[Atoms], np.ndarray, int]:
+    """Return the minima, their energies (eV/atom) and the number of energies that plain ASE takes."""
+    from sevenn.calculator import SevenNetCalculator
+
+    calculator = SevenNetCalculator("7net-0", device="cpu")
+    minima, energies, n_evaluations = [], [], 0
+    for cell in cells:
+        atoms = cell.copy()
+        atoms.calc = calculator
+        walk = FIRE(FrechetCellFilter(atoms), logfile=None)
+        for _ in range(settings.max_steps + 1):
+            n_evaluations += 1
+            force = np.linalg.norm(atoms.get_forces(), axis=1).max()
+            stress_gpa = np.abs(atoms.get_stress()).max() / GPa
+            if force <= settings.max_force_ev_per_ang and stress_gpa <= settings.max_stress_gpa:
+                break
+            walk.step()
+        minima.append(atoms)
+        energies.append(atoms.get_potential_energy() / len(atoms))
+    return minima, np.array(energies), n_evaluations
+
+
+def relax_shard(n: int, shard: int, n_shards: int) -> None:
+    relax_batch(load_potential("sevennet"), perturbed_crystals(n)[shard::n_shards], RelaxSettings())
+
+
+def seconds_of_shards(n: int, n_shards: int) -> float:
+    """Return the wall time of relaxing all crystals in so many processes side by side, their start included."""
+    started = time.perf_counter()
+    words = [sys.executable, __file__, str(n)]
+    shards = [subprocess.Popen([*words, str(shard), str(n_shards)]) for shard in range(n_shards)]
+    if any([process.wait() for process in shards]):
+        raise RuntimeError("a shard failed")
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    n = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+    if len(sys.argv) > 3:
+        relax_shard(n, int(sys.argv[2]), int(sys.argv[3]))
+        return
+    cells, settings = perturbed_crystals(n), RelaxSettings()
+    potential = load_potential("sevennet")
+    potential.evaluate(cells[:4])
+    started = time.process_time()
+    minima, energies, n_evaluations = relax_with_ase(cells, settings)
+    ase_s = (time.process_time() - started) / n
+    print(f"{n} crystals, {sum(map(len, cells)) / n:.1f} atoms each")
+    print(f"ASE, FIRE, one by one: {ase_s:.3f} CPU-s and {n_evaluations / n:.1f} energies a crystal")
+    for optimizer, batch_atoms in (("spring_bfgs", 32), ("spring_bfgs", 1), ("lbfgs", 32), ("fire", 32)):
+        ours = RelaxSettings(optimizer=optimizer, batch_atoms=batch_atoms)
+        started = time.process_time()
+        outcomes = relax_batch(potential, cells, ours)
+        ours_s = (time.process_time() - started) / n
+        done = [i for i, outcome in enumerate(outcomes) if outcome.status == "ok"]
+        gap = np.array([outcomes[i].energy_ev_per_atom - energies[i] for i in done])
+        structure = AseAtomsAdaptor.get_structure
+        same = sum(IDENTITY_MATCHER.fit(structure(outcomes[i].cell), structure(minima[i])) for i in done)
+        steps = sum(outcome.n_steps + 1 for outcome in outcomes) / n
+        print(
+            f"here, {optimizer}, {'batches' if batch_atoms > 1 else 'one by one'}: {ours_s:.3f} CPU-s and {steps:.1f} "
+            f"energies a crystal, {ase_s / ours_s:.2f} times ASE; {len(done)} converged, {same} match, median "
+            f"|difference| {1e3 * np.median(np.abs(gap)):.2f} meV/atom, largest {1e3 * np.abs(gap).max():.1f}"
+        )
+    seconds = {k: np.median([seconds_of_shards(3 * n, k) for _ in range(3)]) for k in (1, 2)}
+    print(f"{3 * n} crystals: one shard {seconds[1]:.1f} s, two on two cores {seconds[2]:.1f} s: "
+          f"{seconds[1] / seconds[2]:.2f} times")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
