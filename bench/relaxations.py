@@ -80,7 +80,8 @@ def seconds_of_shards(n: int, n_shards: int) -> float:
     started = time.perf_counter()
     words = [sys.executable, __file__, str(n)]
     shards = [subprocess.Popen([*words, str(shard), str(n_shards)]) for shard in range(n_shards)]
-    if any([process.wait() for process in shards]):
+    codes = [process.wait() for process in shards]
+    if any(codes):
         raise RuntimeError("a shard failed")
     return time.perf_counter() - started
 
