@@ -15,7 +15,7 @@ ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
 endif
 
-.PHONY: help demo test lint format schema resources clean
+.PHONY: help demo test test-uma lint format schema resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -36,6 +36,15 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests/unit tests/golden tests/integration --durations=10
+
+# UMA on a tiny random checkpoint, in an environment of its own: fairchem-core brings gigabytes.
+.venv-uma/installed: requirements-uma.lock
+	@started=$$(date +%s) && $(PYTHON) -m venv .venv-uma && \
+		.venv-uma/bin/pip install --quiet --disable-pip-version-check -r requirements-uma.lock && \
+		echo "built .venv-uma in $$(( $$(date +%s) - started )) s" && touch $@
+
+test-uma: .venv-uma/installed
+	.venv-uma/bin/python -m pytest tests/uma --durations=5
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check workflow_scripts tests schemas bench

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from hullseeker.content_cache import ContentCache
+from hullseeker.evaluators import EVALUATORS, name_in_rows
 from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.potentials import load_potential
-from hullseeker.provenance import describe_run, sha256_of_json, sha256_of_path
+from hullseeker.provenance import describe_run, sha256_of_file, sha256_of_json
 from hullseeker.relaxation import relax_batch
 from hullseeker.structures import content_key, to_atoms
 from hullseeker.tables import SCHEMAS, read_table, write_table
@@ -21,13 +22,11 @@ ROWS_PER_SAVE = 20
 KEPT_STATUSES = ("ok", "not_converged")
 # Any change of what a relaxation yields must change this: it is part of the cache's name.
 CACHE_VERSION = "1"
-PACKAGE_OF = {"sevennet": "sevenn", "chgnet": "chgnet"}
 
 
 def evaluator_name(settings: Mapping) -> str:
     """Return the name that the configured potential gives itself, without loading it."""
-    defaults = {"sevennet": "7net-0", "chgnet": "0.3.0"}
-    return f"{settings['potential']}:{settings.get('model') or defaults[settings['potential']]}"
+    return name_in_rows(settings["potential"], settings.get("model"))
 
 
 def has_energy_of(row: Mapping, evaluator: str) -> bool:
@@ -39,10 +38,13 @@ def relaxation_cache(folder: str | Path, settings: Mapping) -> ContentCache:
     """Return the cache of relaxations with these settings, of how a job is cut up apart."""
     unused = (*SETTINGS_OF_SHARDING, "batch_atoms", "device")
     method = {name: value for name, value in settings.items() if name not in unused}
-    method |= {package: metadata.version(package) for package in ("ase", PACKAGE_OF[settings["potential"]])}
-    method |= {"version": CACHE_VERSION, "weights": sha256_of_path(settings.get("model") or "")}
+    method |= {package: metadata.version(package) for package in ("ase", EVALUATORS[settings["potential"]].package)}
+    evaluator = evaluator_name(settings)
+    weights = Path(evaluator.partition(":")[2])
+    method |= {"model": evaluator, "version": CACHE_VERSION}
+    method |= {"weights": sha256_of_file(weights) if weights.is_file() else None}
     columns = [field for field in SCHEMAS["relaxed"] if field.name != "structure_id"]
-    name = evaluator_name(settings).replace("/", "_").replace(":", "-")
+    name = evaluator.replace("/", "_").replace(":", "-")
     return ContentCache(Path(folder) / f"{name}-{sha256_of_json(method)[:12]}", columns)
 
 

@@ -13,7 +13,7 @@ from hullseeker.sharding import blocks_of_shard
 from hullseeker.structures import from_atoms, has_structure, to_atoms
 from hullseeker.tables import read_table, write_table
 
-SETTINGS_OF_LOADING = ("potential", "model", "device")
+SETTINGS_OF_LOADING = ("potential", "model", "device", "precision")
 SETTINGS_OF_SHARDING = ("n_shards", "block_size")
 
 

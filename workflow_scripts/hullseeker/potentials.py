@@ -1,8 +1,9 @@
 """Interatomic potentials behind one small interface: batched energies, forces and stresses.
 
-Needs: the workflow environment (torch, ase; chgnet or sevenn for the potential that is asked for).
+Needs: the workflow environment (torch, ase; chgnet or sevenn for the potential that is asked for). UMA has a module
+and an environment of its own. What the config may name stands in evaluators.py.
 
-A potential declares here, once, its energy scale and the elements it covers. Energies are eV per cell
+A potential declares its energy scale and the elements it covers. Energies are eV per cell
 inside this module and eV per atom in every table.
 """
 
@@ -12,6 +13,7 @@ import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +21,8 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
-from hullseeker.energy_scales import ENERGY_SCALES
+from hullseeker.energy_scales import scale_of
+from hullseeker.evaluators import EVALUATORS
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,24 @@ class Evaluation:
         )
 
 
-def load_potential(potential: str, model: str | None = None, device: str = "cpu") -> Potential:
-    """Load a potential by its config name; ValueError where there is none of that name."""
-    loaders = {"sevennet": (SevenNet, "7net-0"), "chgnet": (Chgnet, "0.3.0")}
-    if potential not in loaders:
-        raise ValueError(f"relax.potential is {potential!r}; this version has {sorted(loaders)}")
-    loader, default_model = loaders[potential]
+def load_potential(
+    potential: str, model: str | None = None, device: str = "cpu", precision: str | None = None
+) -> Potential:
+    """Load a potential by its config name, in float32 unless told otherwise; ValueError where it has no such thing."""
+    if potential not in EVALUATORS:
+        raise ValueError(f"relax.potential is {potential!r}; this version has {sorted(EVALUATORS)}")
+    evaluator, precision = EVALUATORS[potential], precision or "float32"
+    if precision not in evaluator.precisions:
+        raise ValueError(f"relax.precision is {precision!r}; {potential} runs in {' or '.join(evaluator.precisions)}")
     require_device(device, "relax.device")
     keep_freed_memory()
-    return loader(model or default_model, device)
+    try:
+        return evaluator.load(model, device, precision)
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            f"relax.potential is {potential!r}, and {error.name} is not installed here; run Snakemake with "
+            f"`--sdm conda`, which builds envs/{evaluator.env}, or install {evaluator.package}"
+        ) from error
 
 
 def require_device(device: str, key: str) -> None:
@@ -89,8 +101,6 @@ class Potential(Protocol):
 class SevenNet:
     """SevenNet (Park et al. 2024) with weights that ship in its wheel or a checkpoint path."""
 
-    energy_scale = ENERGY_SCALES["sevennet"]
-
     def __init__(self, model: str = "7net-0", device: str = "cpu") -> None:
         import sevenn._keys as key
         from sevenn.atom_graph_data import AtomGraphData
@@ -107,6 +117,7 @@ class SevenNet:
         self._graph = lambda cell: AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(cell, self._cutoff))
         self._collate = Collater([], follow_batch=None, exclude_keys=None)
         self.name = f"sevennet:{model}"
+        self.energy_scale = scale_of(self.name)
         self.covered_atomic_numbers = frozenset(int(z) for z in checkpoint.config[key.TYPE_MAP])
 
     def energies(self, cells: Sequence[Atoms]) -> np.ndarray:
@@ -130,13 +141,14 @@ class SevenNet:
 class Chgnet:
     """CHGNet (Deng et al. 2023); its energies are on the scale of the corrected MP energies."""
 
-    energy_scale = ENERGY_SCALES["chgnet"]
-
     def __init__(self, model: str = "0.3.0", device: str = "cpu") -> None:
         from chgnet.graph import CrystalGraphConverter
         from chgnet.model import CHGNet
 
-        self._model = CHGNet.load(model_name=model, use_device=device, verbose=False)
+        if Path(model).is_file():
+            self._model = CHGNet.from_file(model).to(device)
+        else:
+            self._model = CHGNet.load(model_name=model, use_device=device, verbose=False)
         self._model.eval()
         self._model.graph_converter = CrystalGraphConverter(
             atom_graph_cutoff=self._model.graph_converter.atom_graph_cutoff,
@@ -147,6 +159,7 @@ class Chgnet:
         )
         self._device = device
         self.name = f"chgnet:{model}"
+        self.energy_scale = scale_of(self.name)
         self.covered_atomic_numbers = frozenset(range(1, 95))
 
     def _predict(self, cells: Sequence[Atoms], task: str) -> list[dict]:
