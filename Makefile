@@ -1,5 +1,6 @@
 # make demo: the whole experiment on a laptop.   make test: the whole test suite.   Both make their own .venv.
 PYTHON ?= python3.11
+PYTHON312 ?= python3.12
 CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
 endif
 
-.PHONY: help demo test test-uma lint format schema resources clean
+.PHONY: help demo test test-uma test-torch-sim lint format schema resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -45,6 +46,15 @@ test: $(VENV)/installed
 
 test-uma: .venv-uma/installed
 	.venv-uma/bin/python -m pytest tests/uma --durations=5
+
+# The engine torch_sim, on the CPU: torch-sim needs Python 3.12, for which PyPI's torch brings CUDA (7 GB).
+.venv-torch-sim/installed: requirements-torch-sim.lock
+	@started=$$(date +%s) && $(PYTHON312) -m venv .venv-torch-sim && \
+		.venv-torch-sim/bin/pip install --quiet --disable-pip-version-check -r requirements-torch-sim.lock && \
+		echo "built .venv-torch-sim in $$(( $$(date +%s) - started )) s" && touch $@
+
+test-torch-sim: .venv-torch-sim/installed
+	.venv-torch-sim/bin/python -m pytest tests/torch_sim --durations=5
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check workflow_scripts tests schemas bench

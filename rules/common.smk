@@ -7,13 +7,13 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 from functools import cache
 
 from hullseeker.configuration import ConfigError, check_config, replace_systems
-from hullseeker.evaluators import EVALUATORS, name_in_rows
+from hullseeker.evaluators import env_of, name_in_rows, sources_of
 from hullseeker.provenance import hash_of_code, sha256_of_file, sha256_of_path
 from hullseeker.readiness import (
     RULES_OF_DEVICE,
     missing_access,
     missing_gpus,
-    missing_package,
+    missing_packages,
 )
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
@@ -67,8 +67,13 @@ def code(script):
 
 
 # What rules that load the evaluator share: its environment, its code, its weights.
-EVALUATOR_ENV = f"../envs/{EVALUATORS[config['relax']['potential']].env}"
-EVALUATOR_CODE = code(EVALUATORS[config["relax"]["potential"]].source_file)
+EVALUATOR_ENV = (
+    f"../envs/{env_of(config['relax']['potential'], config['relax']['engine'])}"
+)
+EVALUATOR_CODE = [
+    code(path)
+    for path in sources_of(config["relax"]["potential"], config["relax"]["engine"])
+]
 
 
 @cache
@@ -86,7 +91,7 @@ onstart:
         DeploymentMethod.CONDA,
         DeploymentMethod.APPTAINER,
     } and not rules_to_run.isdisjoint(RULES_OF_DEVICE["relax.device"]):
-        problems += filter(None, [missing_package(config["relax"])])
+        problems += missing_packages(config["relax"])
     if problems:
         raise WorkflowError("\n".join(problems))
 

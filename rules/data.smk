@@ -196,7 +196,7 @@ rule relax_phases:
         n_shards=lookup("hull/n_shards", within=config),
         cache_dir=f"{CACHE}/relaxed_phases",
         weights=lambda wc: evaluator_weights(),
-        code=[code("relax_phases.py"), EVALUATOR_CODE],
+        code=[code("relax_phases.py"), *EVALUATOR_CODE],
     script:
         "../workflow_scripts/relax_phases.py"
 

@@ -14,7 +14,7 @@ rule relax_structures:
         settings=lookup("relax", within=config),
         schema="samples",
         weights=lambda wc: evaluator_weights(),
-        code=[code("relax_structures.py"), EVALUATOR_CODE],
+        code=[code("relax_structures.py"), *EVALUATOR_CODE],
     script:
         "../workflow_scripts/relax_structures.py"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from hullseeker.content_cache import ContentCache
-from hullseeker.evaluators import EVALUATORS, name_in_rows
+from hullseeker.evaluators import EVALUATORS, load_engine, name_in_rows
 from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.potentials import load_potential
 from hullseeker.provenance import describe_run, sha256_of_file, sha256_of_json
-from hullseeker.relaxation import relax_batch
+from hullseeker.sharding import blocks_of_shard
 from hullseeker.structures import content_key, to_atoms
 from hullseeker.tables import SCHEMAS, read_table, write_table
 from relax_structures import SETTINGS_OF_LOADING, SETTINGS_OF_SHARDING, relax_settings, relaxed_row
@@ -62,7 +62,7 @@ def relax_each(rows: Mapping[str, Mapping], cache: ContentCache, settings: Mappi
     """Return the relaxed columns of rows by content key, from the cache where it has them.
 
     One crystal at a time: batched results depend, in the last digits, on what shares the batch, and which phases
-    are needed depends on the samples.
+    are needed depends on the samples. The engine torch_sim is for many at once, and takes them so here too.
     """
     found = cache.load(rows)
     missing = {key: row for key, row in rows.items() if key not in found}
@@ -70,16 +70,21 @@ def relax_each(rows: Mapping[str, Mapping], cache: ContentCache, settings: Mappi
     if not missing:
         return found
     potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
+    n_together = settings["block_size"] if settings["engine"] == "torch_sim" else 1
+    blocks = blocks_of_shard(list(missing), n_together, 0, 1)
+    relax = load_engine(settings["engine"])
     unsaved: dict[str, dict] = {}
-    for n, (key, row) in enumerate(progress(missing.items(), "relaxing competing phases"), start=1):
-        (outcome,) = relax_batch(potential, [to_atoms(row)], relax_settings(settings))
-        found[key] = {**relaxed_row(row, outcome), "potential": potential.name}
-        if found[key]["status"] in KEPT_STATUSES:
-            unsaved[key] = found[key]
-        if len(unsaved) >= ROWS_PER_SAVE or n == len(missing):
+    for n, keys in enumerate(progress(blocks, "relaxing competing phases"), start=1):
+        outcomes = relax(potential, [to_atoms(missing[key]) for key in keys], relax_settings(settings))
+        for key, outcome in zip(keys, outcomes, strict=True):
+            found[key] = {**relaxed_row(missing[key], outcome), "potential": potential.name}
+            if found[key]["status"] in KEPT_STATUSES:
+                unsaved[key] = found[key]
+        n_done = min(n * n_together, len(missing))
+        if len(unsaved) >= ROWS_PER_SAVE or n_done == len(missing):
             cache.save(unsaved)
             unsaved = {}
-            log.info("%d of %d", n, len(missing))
+            log.info("%d of %d", n_done, len(missing))
     return found
 
 

@@ -144,7 +144,8 @@ def test_the_rules_scripts_run_on_it(uma, checkpoint, rocksalt, copper, tmp_path
     assert [row["structure_id"] for row in relaxed] == ["a", "b"]
     assert {row["potential"] for row in relaxed} == {uma.name}
     assert {row["status"] for row in relaxed} <= {"ok", "not_converged"}
-    settings = {"potential": "uma", "model": str(checkpoint), "device": "cpu", "precision": "float32", "max_steps": 50}
+    settings = {"potential": "uma", "model": str(checkpoint), "device": "cpu", "precision": "float32"}
+    settings |= {"engine": "per_cell", "max_steps": 50}
     cache = relaxation_cache(tmp_path, settings)
     found = relax_each({"key": copper}, cache, settings, logging.getLogger())
     assert found["key"]["potential"] == uma.name

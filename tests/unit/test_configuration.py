@@ -12,8 +12,8 @@ import yaml
 
 from copy_descriptions import out_of_step
 from hullseeker.configuration import ConfigError, check_config, replace_systems
-from hullseeker.evaluators import EVALUATORS
-from hullseeker.readiness import has_gpu, missing_access, missing_gpus, missing_package
+from hullseeker.evaluators import ENGINES, EVALUATORS, env_of
+from hullseeker.readiness import has_gpu, missing_access, missing_gpus, missing_packages
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "schemas" / "config.schema.yaml"
@@ -122,6 +122,9 @@ def test_a_wrong_value_is_named_with_its_remedy(config, key, value, words):
         ({"potential": "uma", "model": "/nowhere/uma.pt"}, ["relax.model is '/nowhere/uma.pt'", "is no file"]),
         ({"potential": "chgnet", "model": "0.4.0"}, ["relax.model is '0.4.0'", "chgnet knows 0.3.0, 0.2.0, r2scan"]),
         ({"potential": "chgnet", "precision": "float64"}, ["chgnet computes in float32 alone"]),
+        ({"potential": "chgnet", "engine": "torch_sim"}, ["no wrapper for relax.potential: chgnet", "(uma, sevennet)"]),
+        ({"engine": "torch_sim", "optimizer": "bfgs"}, ["relax.optimizer is 'bfgs'", "use lbfgs or fire"]),
+        ({"engine": "ase"}, ["relax.engine is 'ase'", "per_cell, torch_sim"]),
     ],
 )
 def test_an_evaluator_that_cannot_be_is_named(config, relax, words):
@@ -200,10 +203,22 @@ def test_a_gpu_is_asked_for_by_rules_that_will_run(config, monkeypatch):
 
 
 def test_a_package_that_is_not_installed_is_named():
-    assert missing_package({"potential": "sevennet"}) is None
-    words = missing_package({"potential": "uma"})
-    for word in ("'uma'", "fairchem-core", "--sdm conda", "envs/uma.yaml"):
+    relax = {"potential": "sevennet", "engine": "per_cell"}
+    assert missing_packages(relax) == []
+    (words,) = missing_packages(relax | {"potential": "uma"})
+    for word in ("relax.potential is 'uma'", "fairchem-core", "--sdm conda", "envs/uma.yaml"):
         assert word in words
+    (words,) = missing_packages(relax | {"engine": "torch_sim"})
+    for word in ("relax.engine is 'torch_sim'", "torch-sim-atomistic", "envs/torch_sim.yaml"):
+        assert word in words
+
+
+def test_every_environment_of_an_evaluator_is_there_with_its_packages():
+    for potential, evaluator in EVALUATORS.items():
+        for engine in evaluator.engines:
+            text = (ROOT / "envs" / env_of(potential, engine)).read_text()
+            for package in (evaluator.package, ENGINES[engine].package):
+                assert f"- {package}==" in text
 
 
 def snakemake(tmp_path, overlay, *words, **environment):

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from hullseeker.energy_scales import refusal
-from hullseeker.evaluators import EVALUATORS, name_in_rows
+from hullseeker.evaluators import ENGINES, EVALUATORS, name_in_rows
 
 _NUMBER_WITHOUT_POINT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 
@@ -104,7 +104,7 @@ def _check_files(data: Mapping) -> list[str]:
 
 
 def _check_evaluator(relax: Mapping) -> list[str]:
-    """Return what is wrong with the model and the precision of the evaluator."""
+    """Return what is wrong with the evaluator: its model, precision and engine."""
     potential, model, precision = relax["potential"], relax["model"], relax["precision"]
     evaluator, problems = EVALUATORS[potential], []
     known = ", ".join(evaluator.models)
@@ -122,6 +122,18 @@ def _check_evaluator(relax: Mapping) -> list[str]:
         problems.append(
             f"relax.precision is {precision!r}, and relax.potential: {potential} computes in "
             f"{' or '.join(evaluator.precisions)} alone; use that, or a potential that has {precision} ({able})"
+        )
+    engine, optimizer = ENGINES[relax["engine"]], relax["optimizer"]
+    if relax["engine"] not in evaluator.engines:
+        able = ", ".join(name for name, other in EVALUATORS.items() if relax["engine"] in other.engines)
+        problems.append(
+            f"relax.engine is {relax['engine']!r}, which has no wrapper for relax.potential: {potential}; use "
+            f"relax.engine: {evaluator.engines[0]}, or another potential ({able})"
+        )
+    if optimizer not in engine.optimizers:
+        problems.append(
+            f"relax.optimizer is {optimizer!r}, which does not work in relax.engine: {relax['engine']}; use "
+            f"{' or '.join(engine.optimizers)}"
         )
     return problems
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,19 +49,15 @@ class Evaluator:
 
     def load(self, model: str | None, device: str, precision: str):
         """Load the potential; this imports its package."""
-        module, name = self.loader.split(":")
         choices = {"precision": precision} if len(self.precisions) > 1 else {}
-        return getattr(importlib.import_module(module), name)(model or self.default_model, device, **choices)
-
-    @property
-    def source_file(self) -> str:
-        """The module of the loader as a path within workflow_scripts; nothing else names it to what hashes code."""
-        return self.loader.split(":")[0].replace(".", "/") + ".py"
+        return _imported(self.loader)(model or self.default_model, device, **choices)
 
     def scale_of_model(self, model: str | None) -> str:
         """Return the energy scale of a model; a checkpoint of the user's own is taken to be on the potential's."""
         return self.other_scales.get(model or self.default_model, self.energy_scale)
 
+
+TORCH_SIM_ENV = "torch_sim.yaml"
 
 # By the name in the config.
 EVALUATORS: dict[str, Evaluator] = {
@@ -103,3 +99,46 @@ EVALUATORS: dict[str, Evaluator] = {
 def name_in_rows(potential: str, model: str | None) -> str:
     """Return the name that a potential gives itself in every row, without loading it: sevennet:7net-0."""
     return f"{potential}:{model or EVALUATORS[potential].default_model}"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What relaxes many cells: module:function, called with potential, cells and settings."""
+
+    loader: str
+    package: str
+    optimizers: tuple[str, ...]
+
+
+# By relax.engine. torch-sim's BFGS stalls on a cell that shares the batch with larger ones.
+ENGINES = {
+    "per_cell": Engine("hullseeker.relaxation:relax_batch", "ase", ("lbfgs", "bfgs", "fire")),
+    "torch_sim": Engine("hullseeker.torch_sim_relaxation:relax_in_flight", "torch-sim-atomistic", ("lbfgs", "fire")),
+}
+
+
+def load_engine(engine: str) -> Callable:
+    """Import what relaxes many cells; RuntimeError where its package is not installed."""
+    try:
+        return _imported(ENGINES[engine].loader)
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            f"relax.engine is {engine!r}, and {error.name} is not installed here; run Snakemake with `--sdm conda`, "
+            f"which builds envs/{TORCH_SIM_ENV}, or use relax.engine: per_cell"
+        ) from error
+
+
+def env_of(potential: str, engine: str) -> str:
+    """Return the file in envs/ of the rules that relax."""
+    return TORCH_SIM_ENV if engine == "torch_sim" else EVALUATORS[potential].env
+
+
+def sources_of(potential: str, engine: str) -> list[str]:
+    """Return the modules, as paths in workflow_scripts, that only this table names: their code counts too."""
+    loaders = (EVALUATORS[potential].loader, ENGINES[engine].loader)
+    return [loader.split(":")[0].replace(".", "/") + ".py" for loader in loaders]
+
+
+def _imported(name: str):
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -137,6 +137,12 @@ class SevenNet:
             for energy, forces_of_cell, stress in zip(energies, np.split(forces, ends[:-1]), stresses, strict=True)
         ]
 
+    def torch_sim_model(self):
+        """Return the model as torch-sim takes it, with geometries in float64."""
+        from sevenn.torchsim import Float64Wrapper, SevenNetModel
+
+        return Float64Wrapper(SevenNetModel(self._model, device=self._device))
+
 
 class Chgnet:
     """CHGNet (Deng et al. 2023); its energies are on the scale of the corrected MP energies."""

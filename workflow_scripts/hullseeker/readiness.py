@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from hullseeker.evaluators import EVALUATORS
+from hullseeker.evaluators import ENGINES, EVALUATORS, env_of
 
 # Which rules compute on the device of a key.
 RULES_OF_DEVICE = {
@@ -55,17 +55,20 @@ def has_hub_login() -> bool:
     return get_token() is not None
 
 
-def missing_package(relax: Mapping) -> str | None:
-    """Return that the evaluator's package is not installed beside Snakemake, None where it is."""
-    evaluator = EVALUATORS[relax["potential"]]
-    try:
-        metadata.version(evaluator.package)
-    except metadata.PackageNotFoundError:
-        return (
-            f"relax.potential is {relax['potential']!r}, and {evaluator.package} is not installed here; run Snakemake "
-            f"with `--sdm conda`, which builds envs/{evaluator.env}, or install it"
-        )
-    return None
+def missing_packages(relax: Mapping) -> list[str]:
+    """Return which packages of the evaluator and its engine are not installed beside Snakemake, as one line each."""
+    wanted = {"potential": EVALUATORS[relax["potential"]].package, "engine": ENGINES[relax["engine"]].package}
+    env = env_of(relax["potential"], relax["engine"])
+    missing = []
+    for key, package in wanted.items():
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            missing.append(
+                f"relax.{key} is {relax[key]!r}, and {package} is not installed here; run Snakemake with `--sdm conda` "
+                f"for envs/{env}, or install it"
+            )
+    return missing
 
 
 def missing_gpus(config: Mapping, rules: Collection[str]) -> list[str]:

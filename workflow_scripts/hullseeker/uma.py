@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from ase import Atoms
 from fairchem.core.calculate import pretrained_mlip
 from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
@@ -34,7 +35,8 @@ class Uma:
         settings.base_precision_dtype = precision
         settings.__post_init__()  # turns the name of the precision into torch's
         self._settings = settings
-        self._predictor = load_predict_unit(checkpoint_path(model), settings, device=device)
+        self._checkpoint = checkpoint_path(model)
+        self._predictor = load_predict_unit(self._checkpoint, settings, device=device)
         if TASK not in self._predictor.dataset_to_tasks:
             raise ValueError(
                 f"the checkpoint {model} has the tasks {sorted(self._predictor.dataset_to_tasks)}, and {TASK} is "
@@ -67,6 +69,15 @@ class Uma:
                 strict=True,
             )
         ]
+
+    def torch_sim_model(self):
+        """Return the model as torch-sim takes it, with geometries in float64."""
+        from fairchem.core.calculate.torchsim_interface import FairChemModel
+
+        device = torch.device(self._device)
+        model = FairChemModel(self._checkpoint, device=device, dtype=torch.float64, compute_stress=True, task_name=TASK)
+        model.predictor = self._predictor  # its own is always in float32
+        return model
 
 
 def checkpoint_path(model: str) -> str:
