@@ -72,6 +72,37 @@ def require_device(device: str, key: str) -> None:
         )
 
 
+# What a checkpoint's pickle may name beside the tensors and containers that torch itself takes for safe.
+_HARMLESS = frozenset(
+    [
+        "numpy.ndarray",
+        "numpy.dtype",
+        *(f"numpy.{core}.multiarray.{what}" for core in ("core", "_core") for what in ("_reconstruct", "scalar")),
+    ]
+)
+
+
+def require_harmless(checkpoint: str | Path) -> None:
+    """Raise ValueError where loading a checkpoint would call anything but what builds arrays; nothing is called here.
+
+    The packages themselves load any pickle (weights_only=False).
+    """
+    import torch
+
+    key = f"relax.model is {str(checkpoint)!r}"
+    try:
+        named = set(torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint)) - _HARMLESS
+    except Exception as error:
+        raise ValueError(
+            f"relax.model is {str(checkpoint)!r}, which torch cannot read as a checkpoint: {error}"
+        ) from error
+    if named:
+        raise ValueError(
+            f"{key}, and loading it would call {', '.join(sorted(named))}; save the model's state as tensors, numbers "
+            "and arrays alone"
+        )
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory: giving it back after every batch nearly halves the speed of a potential."""
     try:
@@ -108,6 +139,8 @@ class SevenNet:
         from sevenn.util import load_checkpoint
         from torch_geometric.loader.dataloader import Collater
 
+        if Path(model).is_file():
+            require_harmless(model)
         checkpoint = load_checkpoint(model)
         self._model = checkpoint.build_model()
         self._model.set_is_batch_data(True)
@@ -152,6 +185,7 @@ class Chgnet:
         from chgnet.model import CHGNet
 
         if Path(model).is_file():
+            require_harmless(model)
             self._model = CHGNet.from_file(model).to(device)
         else:
             self._model = CHGNet.load(model_name=model, use_device=device, verbose=False)

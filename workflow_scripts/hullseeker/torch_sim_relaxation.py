@@ -21,6 +21,7 @@ from hullseeker.potentials import Potential
 from hullseeker.relaxation import Relaxation, RelaxSettings
 
 _log = logging.getLogger(__name__)
+logging.getLogger("torch_sim").setLevel(logging.WARNING)  # it tells of every swap
 # As in relaxation.py: overlapping atoms may still part in an orderly way within these steps.
 _STEPS_TO_CALM_DOWN = 10
 
