@@ -1,5 +1,6 @@
 # make demo: the whole experiment on a laptop.   make test: the whole test suite.   Both make their own .venv.
 PYTHON ?= python3.11
+PYTHON312 ?= python3.12
 CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
 endif
 
-.PHONY: help demo test lint format schema resources clean
+.PHONY: help demo test test-uma test-torch-sim lint format schema resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -36,6 +37,24 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests/unit tests/golden tests/integration --durations=10
+
+# UMA on a tiny random checkpoint, in an environment of its own: fairchem-core brings gigabytes.
+.venv-uma/installed: requirements-uma.lock
+	@started=$$(date +%s) && $(PYTHON) -m venv .venv-uma && \
+		.venv-uma/bin/pip install --quiet --disable-pip-version-check -r requirements-uma.lock && \
+		echo "built .venv-uma in $$(( $$(date +%s) - started )) s" && touch $@
+
+test-uma: .venv-uma/installed
+	.venv-uma/bin/python -m pytest tests/uma --durations=5
+
+# The engine torch_sim, on the CPU: torch-sim needs Python 3.12, for which PyPI's torch brings CUDA (7 GB).
+.venv-torch-sim/installed: requirements-torch-sim.lock
+	@started=$$(date +%s) && $(PYTHON312) -m venv .venv-torch-sim && \
+		.venv-torch-sim/bin/pip install --quiet --disable-pip-version-check -r requirements-torch-sim.lock && \
+		echo "built .venv-torch-sim in $$(( $$(date +%s) - started )) s" && touch $@
+
+test-torch-sim: .venv-torch-sim/installed
+	.venv-torch-sim/bin/python -m pytest tests/torch_sim --durations=5
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check workflow_scripts tests schemas bench

@@ -4,9 +4,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
+from functools import cache
+
 from hullseeker.configuration import ConfigError, check_config, replace_systems
-from hullseeker.provenance import hash_of_code, sha256_of_path
+from hullseeker.evaluators import env_of, name_in_rows, sources_of
+from hullseeker.provenance import hash_of_code, sha256_of_file, sha256_of_path
+from hullseeker.readiness import (
+    RULES_OF_DEVICE,
+    missing_access,
+    missing_gpus,
+    missing_packages,
+)
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 # `--configfile mine.yaml table1` reads the file table1, which says so here; without it, everything is made.
 TARGETS = list(config.pop("targets", {}))
@@ -15,6 +25,8 @@ try:
     check_config(config, Path(workflow.basedir) / "schemas" / "config.schema.yaml")
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
+if workflow.is_main_process and (refused := missing_access(config["relax"])):
+    raise WorkflowError(f"the evaluator cannot be loaded: {refused}")
 
 SCRIPTS = "../workflow_scripts"
 RESULTS = f"results/{config['experiment']}"
@@ -52,6 +64,36 @@ wildcard_constraints:
 def code(script):
     """The hash of a script and of the library modules it imports: a rule reruns when it changes."""
     return hash_of_code(Path(workflow.basedir) / "workflow_scripts" / script)
+
+
+# What rules that load the evaluator share: its environment, its code, its weights.
+EVALUATOR_ENV = (
+    f"../envs/{env_of(config['relax']['potential'], config['relax']['engine'])}"
+)
+EVALUATOR_CODE = [
+    code(path)
+    for path in sources_of(config["relax"]["potential"], config["relax"]["engine"])
+]
+
+
+@cache
+def evaluator_weights():
+    """The hash of the evaluator's checkpoint where the config gives a file; a name and a version say it otherwise."""
+    model = config["relax"]["model"]
+    return sha256_of_file(model) if model and Path(model).is_file() else None
+
+
+onstart:
+    # What a cluster's nodes have cannot be seen from here.
+    rules_to_run = {job.rule.name for job in workflow.dag.needrun_jobs()}
+    problems = missing_gpus(config, rules_to_run) if workflow.local_exec else []
+    if not workflow.deployment_settings.deployment_method & {
+        DeploymentMethod.CONDA,
+        DeploymentMethod.APPTAINER,
+    } and not rules_to_run.isdisjoint(RULES_OF_DEVICE["relax.device"]):
+        problems += missing_packages(config["relax"])
+    if problems:
+        raise WorkflowError("\n".join(problems))
 
 
 def content(path):

@@ -190,12 +190,13 @@ rule relax_phases:
     benchmark:
         f"{BENCHMARKS}/relax_phases/{{shard}}.tsv"
     conda:
-        "../envs/hullseeker.yaml"
+        EVALUATOR_ENV
     params:
         relax=lookup("relax", within=config),
         n_shards=lookup("hull/n_shards", within=config),
         cache_dir=f"{CACHE}/relaxed_phases",
-        code=code("relax_phases.py"),
+        weights=lambda wc: evaluator_weights(),
+        code=[code("relax_phases.py"), *EVALUATOR_CODE],
     script:
         "../workflow_scripts/relax_phases.py"
 

@@ -9,11 +9,12 @@ rule relax_structures:
     benchmark:
         f"{BENCHMARKS}/relax_structures/{{system}}-{{shard}}.tsv"
     conda:
-        "../envs/hullseeker.yaml"
+        EVALUATOR_ENV
     params:
         settings=lookup("relax", within=config),
         schema="samples",
-        code=code("relax_structures.py"),
+        weights=lambda wc: evaluator_weights(),
+        code=[code("relax_structures.py"), *EVALUATOR_CODE],
     script:
         "../workflow_scripts/relax_structures.py"
 

@@ -1,5 +1,7 @@
 # Tables and figures for people.
-EVALUATOR = f"{config['relax']['potential']} {config['relax']['model'] or ''}".strip()
+EVALUATOR = name_in_rows(
+    config["relax"]["potential"], config["relax"]["model"]
+).replace(":", " ", 1)
 HULL_PHASES = {
     "evaluator": "competing phases with energies of the evaluator itself",
     "mp": "the Materials Project's corrected energies; uncorrected ones of the evaluator got the MP2020 corrections",

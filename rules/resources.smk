@@ -54,7 +54,7 @@ rule find_elemental_phases:
     log:
         "logs/resources/find_elemental_phases.log",
     conda:
-        "../envs/hullseeker.yaml"
+        EVALUATOR_ENV
     params:
         relax=RESOURCE_RELAX,
         settings=lookup("resources/elements", within=config),

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from hullseeker.content_cache import ContentCache
+from hullseeker.evaluators import EVALUATORS, load_engine, name_in_rows
 from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.potentials import load_potential
-from hullseeker.provenance import describe_run, sha256_of_json, sha256_of_path
-from hullseeker.relaxation import relax_batch
+from hullseeker.provenance import describe_run, sha256_of_file, sha256_of_json
+from hullseeker.sharding import blocks_of_shard
 from hullseeker.structures import content_key, to_atoms
 from hullseeker.tables import SCHEMAS, read_table, write_table
 from relax_structures import SETTINGS_OF_LOADING, SETTINGS_OF_SHARDING, relax_settings, relaxed_row
@@ -21,13 +22,11 @@ ROWS_PER_SAVE = 20
 KEPT_STATUSES = ("ok", "not_converged")
 # Any change of what a relaxation yields must change this: it is part of the cache's name.
 CACHE_VERSION = "2"
-PACKAGE_OF = {"sevennet": "sevenn", "chgnet": "chgnet"}
 
 
 def evaluator_name(settings: Mapping) -> str:
     """Return the name that the configured potential gives itself, without loading it."""
-    defaults = {"sevennet": "7net-0", "chgnet": "0.3.0"}
-    return f"{settings['potential']}:{settings.get('model') or defaults[settings['potential']]}"
+    return name_in_rows(settings["potential"], settings.get("model"))
 
 
 def has_energy_of(row: Mapping, evaluator: str) -> bool:
@@ -39,10 +38,13 @@ def relaxation_cache(folder: str | Path, settings: Mapping) -> ContentCache:
     """Return the cache of relaxations with these settings, of how a job is cut up apart."""
     unused = (*SETTINGS_OF_SHARDING, "batch_atoms", "device")
     method = {name: value for name, value in settings.items() if name not in unused}
-    method |= {package: metadata.version(package) for package in ("ase", PACKAGE_OF[settings["potential"]])}
-    method |= {"version": CACHE_VERSION, "weights": sha256_of_path(settings.get("model") or "")}
+    method |= {package: metadata.version(package) for package in ("ase", EVALUATORS[settings["potential"]].package)}
+    evaluator = evaluator_name(settings)
+    weights = Path(evaluator.partition(":")[2])
+    method |= {"model": evaluator, "version": CACHE_VERSION}
+    method |= {"weights": sha256_of_file(weights) if weights.is_file() else None}
     columns = [field for field in SCHEMAS["relaxed"] if field.name != "structure_id"]
-    name = evaluator_name(settings).replace("/", "_").replace(":", "-")
+    name = evaluator.replace("/", "_").replace(":", "-")
     return ContentCache(Path(folder) / f"{name}-{sha256_of_json(method)[:12]}", columns)
 
 
@@ -60,7 +62,7 @@ def relax_each(rows: Mapping[str, Mapping], cache: ContentCache, settings: Mappi
     """Return the relaxed columns of rows by content key, from the cache where it has them.
 
     One crystal at a time: batched results depend, in the last digits, on what shares the batch, and which phases
-    are needed depends on the samples.
+    are needed depends on the samples. The engine torch_sim is for many at once, and takes them so here too.
     """
     found = cache.load(rows)
     missing = {key: row for key, row in rows.items() if key not in found}
@@ -68,17 +70,22 @@ def relax_each(rows: Mapping[str, Mapping], cache: ContentCache, settings: Mappi
     if not missing:
         return found
     potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
-    method = relax_settings(settings)
+    n_together = settings["block_size"] if settings["engine"] == "torch_sim" else 1
+    blocks = blocks_of_shard(list(missing), n_together, 0, 1)
+    relax, method = load_engine(settings["engine"]), relax_settings(settings)
     unsaved: dict[str, dict] = {}
-    for n, (key, row) in enumerate(progress(missing.items(), "relaxing competing phases"), start=1):
-        (outcome,) = relax_batch(potential, [to_atoms(row)], method)
-        found[key] = {**relaxed_row(row, outcome, method.symmetry_tolerance_ang), "potential": potential.name}
-        if found[key]["status"] in KEPT_STATUSES:
-            unsaved[key] = found[key]
-        if len(unsaved) >= ROWS_PER_SAVE or n == len(missing):
+    for n, keys in enumerate(progress(blocks, "relaxing competing phases"), start=1):
+        outcomes = relax(potential, [to_atoms(missing[key]) for key in keys], method)
+        for key, outcome in zip(keys, outcomes, strict=True):
+            columns = relaxed_row(missing[key], outcome, method.symmetry_tolerance_ang)
+            found[key] = {**columns, "potential": potential.name}
+            if found[key]["status"] in KEPT_STATUSES:
+                unsaved[key] = found[key]
+        n_done = min(n * n_together, len(missing))
+        if len(unsaved) >= ROWS_PER_SAVE or n_done == len(missing):
             cache.save(unsaved)
             unsaved = {}
-            log.info("%d of %d", n, len(missing))
+            log.info("%d of %d", n_done, len(missing))
     return found
 
 

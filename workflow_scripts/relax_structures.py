@@ -5,28 +5,31 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from hullseeker.evaluators import load_engine
 from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.potentials import Potential, load_potential
 from hullseeker.provenance import describe_run
-from hullseeker.relaxation import Relaxation, RelaxSettings, relax_batch, space_group_number
+from hullseeker.relaxation import Relaxation, RelaxSettings, space_group_number
 from hullseeker.sharding import blocks_of_shard
 from hullseeker.structures import from_atoms, has_structure, to_atoms
 from hullseeker.tables import read_table, write_table
 
-SETTINGS_OF_LOADING = ("potential", "model", "device")
+SETTINGS_OF_LOADING = ("potential", "model", "device", "precision")
 SETTINGS_OF_SHARDING = ("n_shards", "block_size")
 
 
 def relax_settings(settings: Mapping) -> RelaxSettings:
     """Return the relaxation settings in the config's `relax` section."""
-    ours = (*SETTINGS_OF_LOADING, *SETTINGS_OF_SHARDING)
+    ours = (*SETTINGS_OF_LOADING, *SETTINGS_OF_SHARDING, "engine")
     return RelaxSettings(**{k: v for k, v in settings.items() if k not in ours})
 
 
-def relax_block(potential: Potential, rows: Sequence[Mapping], settings: RelaxSettings) -> list[dict]:
+def relax_block(
+    potential: Potential, rows: Sequence[Mapping], settings: RelaxSettings, engine: str = "per_cell"
+) -> list[dict]:
     """Relax the rows of one block that have a structure; the others are passed on as not attempted."""
     attempted = [row for row in rows if has_structure(row)]
-    outcomes = relax_batch(potential, [to_atoms(row) for row in attempted], settings)
+    outcomes = load_engine(engine)(potential, [to_atoms(row) for row in attempted], settings)
     tolerance = settings.symmetry_tolerance_ang
     pairs = zip(attempted, outcomes, strict=True)
     relaxed = {row["structure_id"]: relaxed_row(row, outcome, tolerance) for row, outcome in pairs}
@@ -69,7 +72,7 @@ def main(snakemake) -> None:
         blocks = blocks_of_shard(rows, settings["block_size"], shard, settings["n_shards"])
         relaxed = []
         for block in progress(blocks, f"relaxing {snakemake.wildcards.system}, shard {shard}"):
-            relaxed += relax_block(potential, block, relax_settings(settings))
+            relaxed += relax_block(potential, block, relax_settings(settings), settings["engine"])
             log.info("%d of %d rows", len(relaxed), sum(map(len, blocks)))
         write_table(snakemake.output[0], relaxed, "relaxed", describe_run(settings, [snakemake.input.structures]))
         close_with_counts(log, (row["status"] for row in relaxed), time.perf_counter() - started)

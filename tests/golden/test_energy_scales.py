@@ -8,7 +8,6 @@ from pymatgen.core import Lattice, Structure
 
 from build_reference import with_corrected_energies
 from compute_hull import hull_of_phases, hull_row
-from hullseeker import energy_scales
 from hullseeker.energy_scales import comparable_energy, mp2020_correction_ev_per_atom, refusal, scale_of
 from hullseeker.potentials import load_potential
 from hullseeker.structures import from_structure, to_atoms
@@ -66,8 +65,7 @@ def test_the_corrections_lead_from_sevennets_scale_to_chgnets():
     assert np.median(after) < 0.4 * np.median(before)
 
 
-def test_a_scale_that_does_not_fit_is_refused_by_name(monkeypatch):
-    monkeypatch.setitem(energy_scales.ENERGY_SCALES, "uma", "omat24")
+def test_a_scale_that_does_not_fit_is_refused_by_name():
     assert scale_of("uma:uma-s-1p1") == "omat24"
     assert refusal("uma", "evaluator") is None
     words = refusal("uma", "mp")
@@ -75,6 +73,8 @@ def test_a_scale_that_does_not_fit_is_refused_by_name(monkeypatch):
     assert "omat24" in words
     assert "hull.reference: evaluator" in words
     assert refusal("sevennet", "mp") is None
+    assert "omat24" in refusal("sevennet:7net-omat", "mp")
+    assert "r2scan" in refusal("chgnet:r2scan", "mp")
     assert refusal("chgnet", "mp") is None
 
 

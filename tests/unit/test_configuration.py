@@ -1,6 +1,7 @@
 """The config is refused before any job starts, in words that name the key, the value and the remedy."""
 
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import yaml
 
 from copy_descriptions import out_of_step
 from hullseeker.configuration import ConfigError, check_config, replace_systems
+from hullseeker.evaluators import ENGINES, EVALUATORS, env_of
+from hullseeker.readiness import has_gpu, missing_access, missing_gpus, missing_packages
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "schemas" / "config.schema.yaml"
@@ -77,7 +80,12 @@ def set_key(config, dotted, value):
     ("key", "value", "words"),
     [
         ("relax.potental", "sevennet", ["relax.potental", "did you mean potential"]),
-        ("relax.potential", "uma", ["relax.potential", "'uma'", "sevennet, chgnet"]),
+        ("relax.potential", "emt", ["relax.potential", "'emt'", "uma, sevennet, chgnet"]),
+        ("relax.model", "7net-1", ["relax.model is '7net-1'", "did you mean 7net-0?", "7net-l3i5", "a checkpoint"]),
+        ("relax.model", "r2scan", ["relax.model is 'r2scan'", "sevennet knows 7net-0"]),
+        ("relax.model", "weights/mine.pth", ["relax.model is 'weights/mine.pth'", "is no file", "a checkpoint"]),
+        ("relax.precision", "float16", ["relax.precision is 'float16'", "float32, float64"]),
+        ("relax.precision", "float64", ["relax.precision is 'float64'", "sevennet computes in float32 alone", "(uma)"]),
         ("sft.n_epochs", "three", ["sft.n_epochs", "'three'", "number"]),
         ("sft.learning_rate", "1e-3", ["sft.learning_rate", "'1e-3'", "1.0e-3"]),
         ("sft.n_epochs", 0, ["sft.n_epochs", "above 0"]),
@@ -105,6 +113,146 @@ def test_a_wrong_value_is_named_with_its_remedy(config, key, value, words):
         check_config(broken, SCHEMA)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("relax", "words"),
+    [
+        ({"potential": "uma", "model": "uma-s1p1"}, ["relax.model is 'uma-s1p1'", "did you mean uma-s-1p1?"]),
+        ({"potential": "uma", "model": "/nowhere/uma.pt"}, ["relax.model is '/nowhere/uma.pt'", "is no file"]),
+        ({"potential": "chgnet", "model": "0.4.0"}, ["relax.model is '0.4.0'", "chgnet knows 0.3.0, 0.2.0, r2scan"]),
+        ({"potential": "chgnet", "precision": "float64"}, ["chgnet computes in float32 alone"]),
+        ({"potential": "chgnet", "engine": "torch_sim"}, ["no wrapper for relax.potential: chgnet", "(uma, sevennet)"]),
+        ({"engine": "torch_sim", "optimizer": "bfgs"}, ["relax.optimizer is 'bfgs'", "use lbfgs or fire"]),
+        ({"engine": "ase"}, ["relax.engine is 'ase'", "per_cell, torch_sim"]),
+    ],
+)
+def test_an_evaluator_that_cannot_be_is_named(config, relax, words):
+    config["relax"] |= relax
+    with pytest.raises(ConfigError) as caught:
+        check_config(config, SCHEMA)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("potential", "model", "scale"),
+    [("uma", None, "omat24"), ("sevennet", "7net-omat", "omat24"), ("chgnet", "r2scan", "r2scan")],
+)
+def test_a_hull_on_another_scale_is_refused(config, potential, model, scale):
+    config["data"]["source"] = "materials_project"
+    config["relax"] |= {"potential": potential, "model": model}
+    check_config(config, SCHEMA)
+    config["hull"]["reference"] = "mp"
+    with pytest.raises(ConfigError, match=f"the scale {scale}; .* use hull.reference: evaluator"):
+        check_config(config, SCHEMA)
+
+
+def test_a_checkpoint_file_of_any_name_is_accepted(config, tmp_path):
+    path = tmp_path / "finetuned"
+    path.write_bytes(b"")
+    for potential in EVALUATORS:
+        config["relax"] |= {"potential": potential, "model": str(path)}
+        check_config(config, SCHEMA)
+        assert missing_access(config["relax"]) is None
+
+
+@pytest.fixture
+def no_login(monkeypatch, tmp_path):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("FAIRCHEM_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path
+
+
+UMA = {"potential": "uma", "model": None}
+
+
+def test_gated_weights_need_a_login_or_the_file(no_login, monkeypatch):
+    words = missing_access(UMA)
+    for word in ("relax.model is 'uma-s-1p1'", str(no_login / "cache"), "facebook/UMA", "hf auth login", "HF_TOKEN"):
+        assert word in words
+    snapshot = no_login / "cache" / "models--facebook--UMA" / "snapshots" / "abc" / "checkpoints"
+    snapshot.mkdir(parents=True)
+    (snapshot / "uma-s-1p1.pt").write_bytes(b"")
+    assert missing_access(UMA) is None
+    assert "uma-m-1p1" in missing_access(UMA | {"model": "uma-m-1p1"})
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert missing_access(UMA | {"model": "uma-m-1p1"}) is None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE" in missing_access(UMA | {"model": "uma-m-1p1"})
+    assert "hf_secret" not in missing_access(UMA | {"model": "uma-m-1p1"})
+
+
+def test_a_token_file_is_a_login(no_login):
+    assert missing_access(UMA) is not None
+    (no_login / "token").write_text("hf_secret")
+    assert missing_access(UMA) is None
+
+
+def test_a_gpu_is_asked_for_by_rules_that_will_run(config, monkeypatch):
+    monkeypatch.setattr("hullseeker.readiness.has_gpu", lambda: False)
+    config["relax"]["device"] = "cuda"
+    (words,) = missing_gpus(config, {"relax_phases", "compute_hull"})
+    assert "relax.device is 'cuda'" in words
+    assert "relax.device: cpu" in words
+    assert missing_gpus(config, {"compute_hull", "render_table1"}) == []
+    monkeypatch.setattr("hullseeker.readiness.has_gpu", lambda: True)
+    assert missing_gpus(config, {"relax_phases"}) == []
+
+
+def test_a_package_that_is_not_installed_is_named():
+    relax = {"potential": "sevennet", "engine": "per_cell"}
+    assert missing_packages(relax) == []
+    (words,) = missing_packages(relax | {"potential": "uma"})
+    for word in ("relax.potential is 'uma'", "fairchem-core", "--sdm conda", "envs/uma.yaml"):
+        assert word in words
+    (words,) = missing_packages(relax | {"engine": "torch_sim"})
+    for word in ("relax.engine is 'torch_sim'", "torch-sim-atomistic", "envs/torch_sim.yaml"):
+        assert word in words
+
+
+def test_every_environment_of_an_evaluator_is_there_with_its_packages():
+    for potential, evaluator in EVALUATORS.items():
+        for engine in evaluator.engines:
+            text = (ROOT / "envs" / env_of(potential, engine)).read_text()
+            for package in (evaluator.package, ENGINES[engine].package):
+                assert f"- {package}==" in text
+
+
+def snakemake(tmp_path, overlay, *words, **environment):
+    """Run Snakemake on the test experiment with an overlay, in a folder of its own; return exit code and output."""
+    (tmp_path / "overlay.yaml").write_text(f"experiment: {tmp_path.name}\n{overlay}")
+    configs = ["--configfile", "experiments/test.yaml", str(tmp_path / "overlay.yaml")]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", *words, *configs],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HF_HUB_OFFLINE")} | environment,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_snakemake_refuses_before_the_first_job(tmp_path):
+    uma = "relax: {potential: uma}"
+    alone = {"HF_HOME": str(tmp_path), "FAIRCHEM_CACHE_DIR": str(tmp_path)}
+    code, output = snakemake(tmp_path, uma, "-n", **alone)
+    assert code != 0
+    assert "hf auth login" in output
+    code, output = snakemake(tmp_path, uma, "-n", HF_TOKEN="hf_secret", **alone)
+    assert code == 0, output
+    assert "hf_secret" not in output
+    for overlay, word in ((uma, "fairchem-core is not installed"), ("relax: {device: cuda}", "relax.device is 'cuda'")):
+        if "cuda" in overlay and has_gpu():
+            continue
+        code, output = snakemake(tmp_path, overlay, HF_TOKEN="hf_secret", **alone)
+        assert code != 0
+        assert word in output
+        assert "hf_secret" not in output
+        assert not (ROOT / "results" / tmp_path.name).exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from hullseeker.energy_scales import refusal
+from hullseeker.evaluators import ENGINES, EVALUATORS, name_in_rows
 
 _NUMBER_WITHOUT_POINT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 
@@ -102,6 +103,45 @@ def _check_files(data: Mapping) -> list[str]:
     return problems
 
 
+def _check_evaluator(relax: Mapping) -> list[str]:
+    """Return what is wrong with the evaluator: its model, precision and engine."""
+    potential, model, precision = relax["potential"], relax["model"], relax["precision"]
+    evaluator, problems = EVALUATORS[potential], []
+    known = ", ".join(evaluator.models)
+    if model is not None and model not in evaluator.models and not Path(model).is_file():
+        remedy = f"{potential} knows {known}; or give the path of a checkpoint"
+        if "/" in model or Path(model).suffix in (".pt", ".pth", ".tar", ".ckpt"):
+            wrong = "is no file"
+        else:
+            wrong = "is not one of its models"
+            close = difflib.get_close_matches(model, evaluator.models, n=1, cutoff=0.5)
+            remedy = f"did you mean {close[0]}? {remedy}" if close else remedy
+        problems.append(f"relax.model is {model!r}, which {wrong}; {remedy}")
+    if precision not in evaluator.precisions:
+        able = ", ".join(name for name, other in EVALUATORS.items() if precision in other.precisions)
+        problems.append(
+            f"relax.precision is {precision!r}, and relax.potential: {potential} computes in "
+            f"{' or '.join(evaluator.precisions)} alone; use that, or a potential that has {precision} ({able})"
+        )
+    engine, optimizer = ENGINES[relax["engine"]], relax["optimizer"]
+    if relax["engine"] not in evaluator.engines:
+        able = ", ".join(name for name, other in EVALUATORS.items() if relax["engine"] in other.engines)
+        problems.append(
+            f"relax.engine is {relax['engine']!r}, which has no wrapper for relax.potential: {potential}; use "
+            f"relax.engine: {evaluator.engines[0]}, or another potential ({able})"
+        )
+    if optimizer not in engine.optimizers:
+        problems.append(
+            f"relax.optimizer is {optimizer!r}, which does not work in relax.engine: {relax['engine']}; use "
+            f"{' or '.join(engine.optimizers)}"
+        )
+    if relax["keep_symmetry"] and relax["engine"] == "torch_sim":
+        problems.append(
+            "relax.keep_symmetry is true, which relax.engine: torch_sim cannot do; use relax.engine: per_cell"
+        )
+    return problems
+
+
 def _check_combinations(config: Mapping) -> list[str]:
     problems = []
     sft, grpo, data = config["sft"], config["grpo"], config["data"]
@@ -128,7 +168,9 @@ def _check_combinations(config: Mapping) -> list[str]:
             "it must leave something to train on, so stay below 1"
         )
     problems += _check_files(data)
-    problems += filter(None, [refusal(config["relax"]["potential"], config["hull"]["reference"])])
+    problems += _check_evaluator(config["relax"])
+    evaluator = name_in_rows(config["relax"]["potential"], config["relax"]["model"])
+    problems += filter(None, [refusal(evaluator, config["hull"]["reference"])])
     if config["hull"]["reference"] == "mp" and data["source"] in ("demo", "mp20"):
         problems.append(
             f"hull.reference is 'mp', and data.source: {data['source']} has no competing phases with the Materials "

@@ -3,7 +3,8 @@
 Needs: the standard library; pymatgen for the corrections.
 
 Scales: `mp_uncorrected`, the Materials Project's PBE and PBE+U energies as computed; `mp_corrected`, the same with the
-MP2020 corrections (Wang et al., Sci. Rep. 11, 15496 (2021)).
+MP2020 corrections (Wang et al., Sci. Rep. 11, 15496 (2021)); `omat24`, PBE and PBE+U with the settings and newer
+pseudopotentials of OMat24; `r2scan`, the meta-GGA. A potential's scale stands in evaluators.py.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-# By the potential's name in the config.
-ENERGY_SCALES = {"sevennet": "mp_uncorrected", "chgnet": "mp_corrected"}
+from hullseeker.evaluators import EVALUATORS
+
 # What the phases of `hull.reference: mp` are marked with.
 MP_SOURCE = "mp_corrected"
 
 
 def scale_of(potential: str) -> str:
     """Return the scale of a potential by the name in its rows (sevennet:7net-0); KeyError where it is unknown."""
-    return ENERGY_SCALES[potential.split(":")[0]]
+    name, _, model = potential.partition(":")
+    return EVALUATORS[name].scale_of_model(model)
 
 
 def refusal(potential: str, reference: str) -> str | None:
-    """Return why a potential's energies do not go with a hull reference, None where they do."""
-    scale = ENERGY_SCALES[potential]
+    """Return why the energies of a potential (sevennet or sevennet:7net-0) do not go with a hull reference, or None."""
+    scale = scale_of(potential)
     if reference == "evaluator" or scale in ("mp_corrected", "mp_uncorrected"):
         return None
     return (

@@ -1,8 +1,9 @@
 """Interatomic potentials behind one small interface: batched energies, forces and stresses.
 
-Needs: the workflow environment (torch, ase; chgnet or sevenn for the potential that is asked for).
+Needs: the workflow environment (torch, ase; chgnet or sevenn for the potential that is asked for). UMA has a module
+and an environment of its own. What the config may name stands in evaluators.py.
 
-A potential declares here, once, its energy scale and the elements it covers. Energies are eV per cell
+A potential declares its energy scale and the elements it covers. Energies are eV per cell
 inside this module and eV per atom in every table.
 """
 
@@ -12,6 +13,7 @@ import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +21,8 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
-from hullseeker.energy_scales import ENERGY_SCALES
+from hullseeker.energy_scales import scale_of
+from hullseeker.evaluators import EVALUATORS
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,24 @@ class Evaluation:
         )
 
 
-def load_potential(potential: str, model: str | None = None, device: str = "cpu") -> Potential:
-    """Load a potential by its config name; ValueError where there is none of that name."""
-    loaders = {"sevennet": (SevenNet, "7net-0"), "chgnet": (Chgnet, "0.3.0")}
-    if potential not in loaders:
-        raise ValueError(f"relax.potential is {potential!r}; this version has {sorted(loaders)}")
-    loader, default_model = loaders[potential]
+def load_potential(
+    potential: str, model: str | None = None, device: str = "cpu", precision: str | None = None
+) -> Potential:
+    """Load a potential by its config name, in float32 unless told otherwise; ValueError where it has no such thing."""
+    if potential not in EVALUATORS:
+        raise ValueError(f"relax.potential is {potential!r}; this version has {sorted(EVALUATORS)}")
+    evaluator, precision = EVALUATORS[potential], precision or "float32"
+    if precision not in evaluator.precisions:
+        raise ValueError(f"relax.precision is {precision!r}; {potential} runs in {' or '.join(evaluator.precisions)}")
     require_device(device, "relax.device")
     keep_freed_memory()
-    return loader(model or default_model, device)
+    try:
+        return evaluator.load(model, device, precision)
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            f"relax.potential is {potential!r}, and {error.name} is not installed here; run Snakemake with "
+            f"`--sdm conda`, which builds envs/{evaluator.env}, or install {evaluator.package}"
+        ) from error
 
 
 def require_device(device: str, key: str) -> None:
@@ -57,6 +69,37 @@ def require_device(device: str, key: str) -> None:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError(
             f"{key} is {device!r}, but torch finds no GPU on this machine; run it on one, or set {key}: cpu"
+        )
+
+
+# What a checkpoint's pickle may name beside the tensors and containers that torch itself takes for safe.
+_HARMLESS = frozenset(
+    [
+        "numpy.ndarray",
+        "numpy.dtype",
+        *(f"numpy.{core}.multiarray.{what}" for core in ("core", "_core") for what in ("_reconstruct", "scalar")),
+    ]
+)
+
+
+def require_harmless(checkpoint: str | Path) -> None:
+    """Raise ValueError where loading a checkpoint would call anything but what builds arrays; nothing is called here.
+
+    The packages themselves load any pickle (weights_only=False).
+    """
+    import torch
+
+    key = f"relax.model is {str(checkpoint)!r}"
+    try:
+        named = set(torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint)) - _HARMLESS
+    except Exception as error:
+        raise ValueError(
+            f"relax.model is {str(checkpoint)!r}, which torch cannot read as a checkpoint: {error}"
+        ) from error
+    if named:
+        raise ValueError(
+            f"{key}, and loading it would call {', '.join(sorted(named))}; save the model's state as tensors, numbers "
+            "and arrays alone"
         )
 
 
@@ -90,8 +133,6 @@ class Potential(Protocol):
 class SevenNet:
     """SevenNet (Park et al. 2024) with weights that ship in its wheel or a checkpoint path."""
 
-    energy_scale = ENERGY_SCALES["sevennet"]
-
     def __init__(self, model: str = "7net-0", device: str = "cpu") -> None:
         import sevenn._keys as key
         from sevenn.atom_graph_data import AtomGraphData
@@ -99,6 +140,8 @@ class SevenNet:
         from sevenn.util import load_checkpoint
         from torch_geometric.loader.dataloader import Collater
 
+        if Path(model).is_file():
+            require_harmless(model)
         checkpoint = load_checkpoint(model)
         self._model = checkpoint.build_model()
         self._model.set_is_batch_data(True)
@@ -108,6 +151,7 @@ class SevenNet:
         self._graph = lambda cell: AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(cell, self.cutoff_ang))
         self._collate = Collater([], follow_batch=None, exclude_keys=None)
         self.name = f"sevennet:{model}"
+        self.energy_scale = scale_of(self.name)
         self.covered_atomic_numbers = frozenset(int(z) for z in checkpoint.config[key.TYPE_MAP])
 
     def energies(self, cells: Sequence[Atoms]) -> np.ndarray:
@@ -127,17 +171,25 @@ class SevenNet:
             for energy, forces_of_cell, stress in zip(energies, np.split(forces, ends[:-1]), stresses, strict=True)
         ]
 
+    def torch_sim_model(self):
+        """Return the model as torch-sim takes it, with geometries in float64."""
+        from sevenn.torchsim import Float64Wrapper, SevenNetModel
+
+        return Float64Wrapper(SevenNetModel(self._model, device=self._device))
+
 
 class Chgnet:
     """CHGNet (Deng et al. 2023); its energies are on the scale of the corrected MP energies."""
-
-    energy_scale = ENERGY_SCALES["chgnet"]
 
     def __init__(self, model: str = "0.3.0", device: str = "cpu") -> None:
         from chgnet.graph import CrystalGraphConverter
         from chgnet.model import CHGNet
 
-        self._model = CHGNet.load(model_name=model, use_device=device, verbose=False)
+        if Path(model).is_file():
+            require_harmless(model)
+            self._model = CHGNet.from_file(model).to(device)
+        else:
+            self._model = CHGNet.load(model_name=model, use_device=device, verbose=False)
         self._model.eval()
         self._model.graph_converter = CrystalGraphConverter(
             atom_graph_cutoff=self._model.graph_converter.atom_graph_cutoff,
@@ -149,6 +201,7 @@ class Chgnet:
         self._device = device
         self.cutoff_ang = float(self._model.graph_converter.atom_graph_cutoff)
         self.name = f"chgnet:{model}"
+        self.energy_scale = scale_of(self.name)
         self.covered_atomic_numbers = frozenset(range(1, 95))
 
     def _predict(self, cells: Sequence[Atoms], task: str) -> list[dict]:

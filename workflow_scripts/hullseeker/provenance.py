@@ -23,6 +23,8 @@ PACKAGES = (
     "pymatgen",
     "chgnet",
     "sevenn",
+    "fairchem-core",
+    "torch-sim-atomistic",
     "matminer",
     "smact",
     "pyarrow",

@@ -116,6 +116,72 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
+def volume_exploded(ratio: float, settings: RelaxSettings) -> str | None:
+    """Return in words how far the volume has changed where that is too far."""
+    limit = settings.max_volume_ratio
+    if 1 / limit <= ratio <= limit:
+        return None
+    return f"the volume changed by a factor of {ratio:.3g}; the limit is {limit:g}"
+
+
+def judge(
+    run: Relaxation,
+    settings: RelaxSettings,
+    *,
+    energy_ev_per_atom: float,
+    max_force_ev_per_ang: float,
+    max_stress_gpa: float,
+    volume_ratio: float,
+    atoms: Callable[[], Atoms],
+) -> Relaxation | None:
+    """Note in `run` what its last evaluation said; return the outcome where the relaxation has ended, else None.
+
+    Ended: converged, out of steps, or gone where the potential's numbers mean nothing. `atoms` gives the present
+    geometry; it is asked for at the end alone.
+    """
+
+    def failed(status: str, error: str) -> Relaxation:
+        return Relaxation(status, error, n_steps=run.n_steps)
+
+    if exploded := volume_exploded(volume_ratio, settings):
+        return failed("volume_exploded", exploded)
+    run.energy_ev_per_atom = energy_ev_per_atom
+    if run.n_steps == 0:
+        run.initial_energy_ev_per_atom = energy_ev_per_atom
+    run.max_force_ev_per_ang, run.max_stress_gpa = max_force_ev_per_ang, max_stress_gpa
+    converged = max_force_ev_per_ang <= settings.max_force_ev_per_ang and max_stress_gpa <= settings.max_stress_gpa
+    calm = converged or run.n_steps >= _STEPS_TO_CALM_DOWN
+    low, high = settings.energy_range_ev_per_atom
+    if energy_ev_per_atom < low or (calm and energy_ev_per_atom > high):
+        return failed(
+            "energy_out_of_range",
+            f"the energy is {energy_ev_per_atom:.4g} eV/atom after {run.n_steps} steps; "
+            f"relax.energy_range_ev_per_atom is {low:g} to {high:g}",
+        )
+    if calm and max_force_ev_per_ang > settings.explosion_force_ev_per_ang:
+        return failed(
+            "forces_exploded",
+            f"the largest force is {max_force_ev_per_ang:.3g} eV/Å after {run.n_steps} steps; "
+            f"the limit is {settings.explosion_force_ev_per_ang:g}",
+        )
+    if converged:
+        distance = shortest_distance_ang(atoms(), settings.min_distance_ang) if settings.min_distance_ang else math.inf
+        if distance < settings.min_distance_ang:
+            return failed(
+                "atoms_collided",
+                f"it converged with atoms {distance:.3g} Å apart; the limit is {settings.min_distance_ang:g}",
+            )
+        run.status, run.cell = "ok", atoms()
+        return run
+    if run.n_steps >= settings.max_steps:
+        run.error = (
+            f"after {run.n_steps} steps the largest force is {max_force_ev_per_ang:.3f} eV/Å "
+            f"and the largest stress {max_stress_gpa:.2f} GPa"
+        )
+        return run
+    return None
+
+
 class _HeldResults(Calculator):
     """Hands out results that a batched evaluation computed for exactly the present geometry."""
 
@@ -154,70 +220,32 @@ class _Run:
 
     def take(self, evaluation: Evaluation) -> bool:
         """Record an evaluation, step if needed; return whether the run has ended."""
-        result, settings = self.result, self.settings
         if not evaluation.is_finite:
-            return self.fail(f"the potential returned a number that is not finite at step {result.n_steps}")
+            return self.fail(f"the potential returned a number that is not finite at step {self.result.n_steps}")
         self.atoms.calc.hold(self.atoms, evaluation)
         forces, stress = self.atoms.get_forces(), self.atoms.get_stress(voigt=False)
-        result.energy_ev_per_atom = evaluation.energy_ev / len(self.atoms)
-        if result.n_steps == 0:
-            result.initial_energy_ev_per_atom = result.energy_ev_per_atom
-        result.max_force_ev_per_ang = float(np.linalg.norm(forces, axis=1).max())
-        result.max_stress_gpa = float(np.abs(stress).max() / GPa)
-        converged = (
-            result.max_force_ev_per_ang <= settings.max_force_ev_per_ang
-            and result.max_stress_gpa <= settings.max_stress_gpa
+        outcome = judge(
+            self.result,
+            self.settings,
+            energy_ev_per_atom=evaluation.energy_ev / len(self.atoms),
+            max_force_ev_per_ang=float(np.linalg.norm(forces, axis=1).max()),
+            max_stress_gpa=float(np.abs(stress).max() / GPa),
+            volume_ratio=self.atoms.get_volume() / self.initial_volume,
+            atoms=lambda: self.atoms,
         )
-        if self.leaves_what_is_known(converged):
-            return True
-        if converged:
-            result.status, result.cell = "ok", self.atoms
-            return True
-        if result.n_steps >= settings.max_steps:
-            result.error = (
-                f"after {result.n_steps} steps the largest force is {result.max_force_ev_per_ang:.3f} eV/Å "
-                f"and the largest stress {result.max_stress_gpa:.2f} GPa"
-            )
+        if outcome is not None:
+            self.result = outcome
             return True
         if self.ours:
             self.ours.step(evaluation.energy_ev, forces, stress)
         else:
             self.of_ase.step()
-        result.n_steps += 1
+        self.result.n_steps += 1
         ratio = self.atoms.get_volume() / self.initial_volume
         if not np.isfinite(self.atoms.positions).all() or not math.isfinite(ratio):
             return self.fail("the geometry is no longer finite")
-        limit = settings.max_volume_ratio
-        if not 1 / limit <= ratio <= limit:
-            return self.fail(
-                f"the volume changed by a factor of {ratio:.3g}; the limit is {limit:g}", "volume_exploded"
-            )
-        return False
-
-    def leaves_what_is_known(self, converged: bool) -> bool:
-        """End a run that has come where the potential's numbers mean nothing: energies, forces, distances."""
-        result, settings = self.result, self.settings
-        energy, (low, high) = result.energy_ev_per_atom, settings.energy_range_ev_per_atom
-        calm = converged or result.n_steps >= _STEPS_TO_CALM_DOWN
-        if energy < low or (calm and energy > high):
-            return self.fail(
-                f"the energy is {energy:.4g} eV/atom after {result.n_steps} steps; relax.energy_range_ev_per_atom is "
-                f"{low:g} to {high:g}",
-                "energy_out_of_range",
-            )
-        if calm and result.max_force_ev_per_ang > settings.explosion_force_ev_per_ang:
-            return self.fail(
-                f"the largest force is {result.max_force_ev_per_ang:.3g} eV/Å after {result.n_steps} steps; "
-                f"the limit is {settings.explosion_force_ev_per_ang:g}",
-                "forces_exploded",
-            )
-        if converged and settings.min_distance_ang > 0:
-            distance = shortest_distance_ang(self.atoms, settings.min_distance_ang)
-            if distance < settings.min_distance_ang:
-                return self.fail(
-                    f"it converged with atoms {distance:.3g} Å apart; the limit is {settings.min_distance_ang:g}",
-                    "atoms_collided",
-                )
+        if exploded := volume_exploded(ratio, self.settings):
+            return self.fail(exploded, "volume_exploded")
         return False
 
     def fail(self, error: str, status: str = "relax_failed") -> bool:
