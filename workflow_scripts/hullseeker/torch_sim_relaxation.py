@@ -52,23 +52,23 @@ def relax_in_flight(
     if all(results):
         return results
     model = potential.torch_sim_model()
-    waiting = [index for index, result in enumerate(results) if result is None]
-    try:
-        _relax(model, cells, waiting, settings, finish)
-    except Exception as error:  # noqa: BLE001  a potential may raise anything on a hopeless geometry
-        waiting = [index for index in waiting if results[index] is None]
-        _log.warning(
-            "the batch ended with %s; its %d cells are relaxed one by one%s",
-            type(error).__name__,
-            len(waiting),
-            " (lower relax.batch_atoms)" if isinstance(error, torch.OutOfMemoryError) else "",
-        )
-        for index in waiting:
-            try:
-                _relax(model, cells, [index], settings, finish)
-            except Exception as own_error:  # noqa: BLE001
-                status = "too_large" if is_out_of_memory(own_error) else "relax_failed"
-                finish(index, Relaxation(status, f"{type(own_error).__name__}: {own_error}"))
+
+    def attempt(indices: list[int]) -> None:
+        try:
+            _relax(model, cells, indices, settings, finish)
+        except Exception as error:  # noqa: BLE001  a potential may raise anything on a hopeless geometry
+            if len(indices) == 1:
+                status = "too_large" if is_out_of_memory(error) else "relax_failed"
+                finish(indices[0], Relaxation(status, f"{type(error).__name__}: {error}"))
+                return
+            waiting = [index for index in indices if results[index] is None]
+            remedy = "; lower relax.batch_atoms" if isinstance(error, torch.OutOfMemoryError) else ""
+            _log.warning("%s; %d cells start again in two halves%s", type(error).__name__, len(waiting), remedy)
+            middle = len(waiting) // 2
+            for half in filter(None, (waiting[:middle], waiting[middle:])):
+                attempt(half)
+
+    attempt([index for index, result in enumerate(results) if result is None])
     return results
 
 
