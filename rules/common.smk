@@ -5,6 +5,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from hullseeker.configuration import ConfigError, check_config, replace_systems
+from hullseeker.evaluators import evaluator_label, evaluators
 from hullseeker.provenance import hash_of_code, sha256_of_path
 from snakemake.exceptions import WorkflowError
 
@@ -25,12 +26,24 @@ SYSTEM_LABELS = [
     {"system": name, "label": system["label"]}
     for name, system in config["systems"].items()
 ]
+# The first evaluator, relax.potential, is the one that Table 1, the figures, S.U.N. and the audit are of.
+EVALUATORS = evaluators(config["relax"])
+EVALUATOR_LABELS = {
+    name: evaluator_label(settings) for name, settings in EVALUATORS.items()
+}
+EVALUATOR, *CROSS_CHECKS = EVALUATORS
+TABLES_PER_CROSS_CHECK = {f"table1_{name}": name for name in CROSS_CHECKS}
 TABLE_TITLES = {
     "table1": "Table 1: stability",
     "table2": "Table 2: validity, coverage, diversity, novelty",
     "sun": "Stable, unique, novel",
     "audit": "Reward audit",
     "failure_ledger": "Failure ledger",
+    **{
+        table: f"Table 1 under {EVALUATOR_LABELS[name]}: stability"
+        for table, name in TABLES_PER_CROSS_CHECK.items()
+    },
+    **({"cross_evaluator": "Cross-evaluator table"} if CROSS_CHECKS else {}),
 }
 TABLES = list(TABLE_TITLES)
 FIGURE_TITLES = {
@@ -40,11 +53,12 @@ FIGURE_TITLES = {
     "training_curves": "Training curves",
     "reward_audit": "Reward against evaluator",
 }
-FIGURE_NAMES = list(FIGURE_TITLES)
+FIGURE_NAMES = [*FIGURE_TITLES, *(f"figure2_{name}" for name in CROSS_CHECKS)]
 
 
 wildcard_constraints:
     system="[A-Za-z0-9_]+",
+    evaluator="[A-Za-z0-9_]+",
     shard=r"\d+",
     stages="sft|grpo|sft-grpo",
 
@@ -69,7 +83,14 @@ def rendered(table):
 
 
 def of_systems(folder):
-    return expand(f"{RESULTS}/{folder}/{{system}}.parquet", system=SYSTEMS)
+    return expand(
+        f"{RESULTS}/{folder}/{{system}}.parquet", system=SYSTEMS, allow_missing=True
+    )
+
+
+def of_evaluators_and_systems(folder):
+    """The tables of a folder by evaluator, and within it by system."""
+    return [path for name in EVALUATORS for path in of_systems(f"{folder}/{name}")]
 
 
 STAGE_CHAINS = list(dict.fromkeys(filter(None, map(stage_chain, SYSTEMS))))
@@ -82,7 +103,12 @@ FIGURES = expand(
 
 
 PRODUCTS = {
-    "table1": rendered("table1"),
+    "table1": [
+        path
+        for table in TABLES
+        if table in ("table1", "cross_evaluator", *TABLES_PER_CROSS_CHECK)
+        for path in rendered(table)
+    ],
     "table2": rendered("table2"),
     "tables": [*RESULT_TABLES, f"{RESULTS}/data/card.html"],
     "figures": FIGURES,

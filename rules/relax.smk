@@ -1,17 +1,19 @@
-# Relaxation of every sample with the evaluator, in shards.
+# Relaxation of every sample with every evaluator, in shards.
 rule relax_structures:
     input:
         structures=f"{RESULTS}/samples/{{system}}.parquet",
     output:
-        relaxed=temp(f"{RESULTS}/relaxed/shards/{{system}}/{{shard}}.parquet"),
+        relaxed=temp(
+            f"{RESULTS}/relaxed/{{evaluator}}/shards/{{system}}/{{shard}}.parquet"
+        ),
     log:
-        f"{LOGS}/relax_structures/{{system}}-{{shard}}.log",
+        f"{LOGS}/relax_structures/{{evaluator}}/{{system}}-{{shard}}.log",
     benchmark:
-        f"{BENCHMARKS}/relax_structures/{{system}}-{{shard}}.tsv"
+        f"{BENCHMARKS}/relax_structures/{{evaluator}}/{{system}}-{{shard}}.tsv"
     conda:
         "../envs/hullseeker.yaml"
     params:
-        settings=lookup("relax", within=config),
+        settings=lookup("{evaluator}", within=EVALUATORS),
         schema="samples",
         code=code("relax_structures.py"),
     script:
@@ -21,14 +23,14 @@ rule relax_structures:
 rule merge_relaxed:
     input:
         shards=expand(
-            f"{RESULTS}/relaxed/shards/{{{{system}}}}/{{shard}}.parquet",
+            f"{RESULTS}/relaxed/{{{{evaluator}}}}/shards/{{{{system}}}}/{{shard}}.parquet",
             shard=range(config["relax"]["n_shards"]),
         ),
         parent=f"{RESULTS}/samples/{{system}}.parquet",
     output:
-        table=f"{RESULTS}/relaxed/{{system}}.parquet",
+        table=f"{RESULTS}/relaxed/{{evaluator}}/{{system}}.parquet",
     log:
-        f"{LOGS}/merge_relaxed/{{system}}.log",
+        f"{LOGS}/merge_relaxed/{{evaluator}}/{{system}}.log",
     conda:
         "../envs/hullseeker.yaml"
     params:

@@ -3,7 +3,7 @@
 BUILT = "results/resources"
 N_RESOURCE_SHARDS = 64
 RESOURCE_RELAX = {
-    **config["relax"],
+    **EVALUATORS[EVALUATOR],
     "max_steps": config["resources"]["relax_max_steps"],
     "n_shards": N_RESOURCE_SHARDS,
 }

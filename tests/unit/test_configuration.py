@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from copy_descriptions import out_of_step
+from hullseeker import energy_scales
 from hullseeker.configuration import ConfigError, check_config, replace_systems
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,15 @@ def set_key(config, dotted, value):
     [
         ("relax.potental", "sevennet", ["relax.potental", "did you mean potential"]),
         ("relax.potential", "uma", ["relax.potential", "'uma'", "sevennet, chgnet"]),
+        ("relax.cross_check", [{"model": "0.3.0"}], ["relax.cross_check.0 lacks potential"]),
+        ("relax.cross_check", [{"potential": "chgnet", "fmax": 1}], ["fmax", "known keys are potential, model"]),
+        ("relax.cross_check", [{"potential": "mace"}], ["relax.cross_check.0.potential is 'mace'", "sevennet, chgnet"]),
+        ("relax.cross_check", [{"potential": "sevennet"}], ["relax.cross_check.0", "'7net-0'", "comes once"]),
+        (
+            "relax.cross_check",
+            [{"potential": "chgnet"}, {"potential": "chgnet", "model": "0.2.0"}],
+            ["relax.cross_check.1 is 'chgnet' with model '0.2.0'", "relax.cross_check.0 is", "name a different model"],
+        ),
         ("sft.n_epochs", "three", ["sft.n_epochs", "'three'", "number"]),
         ("sft.learning_rate", "1e-3", ["sft.learning_rate", "'1e-3'", "1.0e-3"]),
         ("sft.n_epochs", 0, ["sft.n_epochs", "above 0"]),
@@ -105,6 +115,16 @@ def test_a_wrong_value_is_named_with_its_remedy(config, key, value, words):
         check_config(broken, SCHEMA)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_every_evaluator_must_fit_the_hull(config, monkeypatch):
+    monkeypatch.setitem(energy_scales.ENERGY_SCALES, "chgnet", "elsewhere")
+    config["data"]["source"], config["hull"]["reference"] = "materials_project", "mp"
+    config["relax"]["cross_check"] = [{"potential": "sevennet", "model": "7net-l3i5"}]
+    check_config(config, SCHEMA)
+    config["relax"]["cross_check"].append({"potential": "chgnet"})
+    with pytest.raises(ConfigError, match="relax.cross_check.1.potential is 'chgnet', whose .* scale elsewhere"):
+        check_config(config, SCHEMA)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from hullseeker.energy_scales import refusal
+from hullseeker.evaluators import repeated
 
 _NUMBER_WITHOUT_POINT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 
@@ -125,7 +126,12 @@ def _check_combinations(config: Mapping) -> list[str]:
             "it must leave something to train on, so stay below 1"
         )
     problems += _check_files(data)
-    problems += filter(None, [refusal(config["relax"]["potential"], config["hull"]["reference"])])
+    problems += repeated(config["relax"])
+    potentials = {"relax.potential": config["relax"]["potential"]} | {
+        f"relax.cross_check.{place}.potential": further["potential"]
+        for place, further in enumerate(config["relax"]["cross_check"])
+    }
+    problems += filter(None, [refusal(p, config["hull"]["reference"], key) for key, p in potentials.items()])
     if config["hull"]["reference"] == "mp" and data["source"] in ("demo", "mp20"):
         problems.append(
             f"hull.reference is 'mp', and data.source: {data['source']} has no competing phases with the Materials "

@@ -22,13 +22,13 @@ def scale_of(potential: str) -> str:
     return ENERGY_SCALES[potential.split(":")[0]]
 
 
-def refusal(potential: str, reference: str) -> str | None:
+def refusal(potential: str, reference: str, key: str = "relax.potential") -> str | None:
     """Return why a potential's energies do not go with a hull reference, None where they do."""
     scale = ENERGY_SCALES[potential]
     if reference == "evaluator" or scale in ("mp_corrected", "mp_uncorrected"):
         return None
     return (
-        f"hull.reference is 'mp', whose energies are on the scale mp_corrected, and relax.potential is {potential!r}, "
+        f"hull.reference is 'mp', whose energies are on the scale mp_corrected, and {key} is {potential!r}, "
         f"whose energies are on the scale {scale}; no correction leads from one to the other: use hull.reference: "
         "evaluator"
     )

@@ -1,0 +1,60 @@
+"""The evaluators of an experiment: the potential of `relax`, which the tables are of, and those that cross-check it.
+
+Needs: the standard library.
+
+An evaluator's id is in the paths and columns of what it yields: the potential's name in the config, with the
+model's behind it where another evaluator has the potential already (sevennet, chgnet, sevennet_7net_l3i5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+
+def evaluators(relax: Mapping) -> dict[str, dict]:
+    """Return the relaxation settings of every evaluator by its id, the primary first; `relax` as in the config.
+
+    A cross-check inherits all but the model, which is its potential's default unless it names one. Evaluators that
+    `repeated` complains of share an id, and only the last is kept.
+    """
+    primary = {key: value for key, value in relax.items() if key != "cross_check"}
+    found = {primary["potential"]: primary}
+    for further in relax["cross_check"]:
+        settings = {**primary, "model": None, **further}
+        found[_id_beside(found, settings)] = settings
+    return found
+
+
+def _id_beside(found: Mapping[str, Mapping], settings: Mapping) -> str:
+    potential = settings["potential"]
+    return f"{potential}_{_file_name(str(settings['model']))}" if potential in found else potential
+
+
+def repeated(relax: Mapping) -> list[str]:
+    """Return a line per cross-check that may be an evaluator that is already there, in words for the user."""
+    problems, seen = [], [("relax", relax)]
+    for place, further in enumerate(relax["cross_check"]):
+        key, model = f"relax.cross_check.{place}", further.get("model")
+        for earlier_key, earlier in seen:
+            if earlier["potential"] != further["potential"]:
+                continue
+            earlier_model = earlier.get("model")
+            # null is the potential's default, which may well be the model that the other one names.
+            if None in (model, earlier_model) or _file_name(model) == _file_name(earlier_model):
+                problems.append(
+                    f"{key} is {further['potential']!r} with model {model!r}, and {earlier_key} is "
+                    f"{earlier['potential']!r} with model {earlier_model!r}; an evaluator comes once: take another "
+                    "potential, or name a different model in each"
+                )
+        seen.append((key, further))
+    return problems
+
+
+def _file_name(model: str) -> str:
+    return re.sub(r"\W+", "_", model, flags=re.ASCII)
+
+
+def evaluator_label(settings: Mapping) -> str:
+    """Return the name of an evaluator for people: its potential, and its model where the config names one."""
+    return f"{settings['potential']} {settings.get('model') or ''}".strip()
