@@ -62,7 +62,7 @@ COLUMNS: dict[str, list[tuple[str, str, int, str]]] = {
         ("primary_only_stable_pct", "Stable under {primary} only, of all (%)", 2, ""),
         ("primary_confirmed_pct", "Stable under all, of those stable under {primary} (%)", 2, ""),
         ("{other}_spearman_rho", "E_hull of {label} and {primary}: Spearman ρ", 3, ""),
-        ("{other}_median_abs_difference_ev_per_atom", "and median absolute difference (eV/atom)", 3, ""),
+        ("{other}_median_abs_difference_ev_per_atom", "Median absolute difference, {label} (eV/atom)", 3, ""),
         ("n_primary_stable", "n stable under {primary}", 0, ""),
         ("n_primary_stable_unjudged", "of them without a verdict of another", 0, ""),
         ("n_both_{other}", "n with E_hull of {label} and {primary}", 0, ""),
