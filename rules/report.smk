@@ -3,22 +3,15 @@ HULL_PHASES = {
     "evaluator": "competing phases with energies of the evaluator itself",
     "mp": "the Materials Project's corrected energies; uncorrected ones of the evaluator got the MP2020 corrections",
 }
-
-
-def table1_footnotes(evaluator):
-    return [
-        f"Evaluator: {EVALUATOR_LABELS[evaluator]}. "
-        f"Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom "
-        f"on the hull of {HULL_PHASES[config['hull']['reference']]}.",
-        "Of relaxed: samples whose relaxation converged. Of all: every sample drawn, whatever became of it.",
-    ]
-
-
 FOOTNOTES = {
-    "table1": table1_footnotes(EVALUATOR),
     **{
-        table: table1_footnotes(evaluator)
-        for table, evaluator in TABLES_PER_CROSS_CHECK.items()
+        table: [
+            f"Evaluator: {EVALUATOR_LABELS[evaluator]}. "
+            f"Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom "
+            f"on the hull of {HULL_PHASES[config['hull']['reference']]}.",
+            "Of relaxed: samples whose relaxation converged. Of all: every sample drawn, whatever became of it.",
+        ]
+        for table, evaluator in {"table1": EVALUATOR, **TABLES_PER_CROSS_CHECK}.items()
     },
     "cross_evaluator": [
         f"Of all samples drawn: without a verdict of an evaluator (failed, not converged, no reference) a sample is "
