@@ -82,11 +82,11 @@ def set_key(config, dotted, value):
         ("relax.cross_check", [{"model": "0.3.0"}], ["relax.cross_check.0 lacks potential"]),
         ("relax.cross_check", [{"potential": "chgnet", "fmax": 1}], ["fmax", "known keys are potential, model"]),
         ("relax.cross_check", [{"potential": "mace"}], ["relax.cross_check.0.potential is 'mace'", "sevennet, chgnet"]),
-        ("relax.cross_check", [{"potential": "sevennet"}], ["relax.cross_check.0", "'7net-0'", "comes once"]),
+        ("relax.cross_check", [{"potential": "sevennet"}], ["cross_check.0", "model null", "'7net-0'", "once"]),
         (
             "relax.cross_check",
             [{"potential": "chgnet"}, {"potential": "chgnet", "model": "0.2.0"}],
-            ["relax.cross_check.1 is 'chgnet' with model '0.2.0'", "relax.cross_check.0 is", "name a different model"],
+            ["cross_check.1.potential is 'chgnet' with model '0.2.0'", "is relax.cross_check.0", "a different model"],
         ),
         ("sft.n_epochs", "three", ["sft.n_epochs", "'three'", "number"]),
         ("sft.learning_rate", "1e-3", ["sft.learning_rate", "'1e-3'", "1.0e-3"]),

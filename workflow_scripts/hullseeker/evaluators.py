@@ -15,8 +15,8 @@ from collections.abc import Mapping
 def evaluators(relax: Mapping) -> dict[str, dict]:
     """Return the relaxation settings of every evaluator by its id, the primary first; `relax` as in the config.
 
-    A cross-check inherits all but the model, which is its potential's default unless it names one. Evaluators that
-    `repeated` complains of share an id, and only the last is kept.
+    A cross-check inherits all but the model, which is its potential's default unless it names one. Ids are unique
+    where `repeated` finds nothing.
     """
     primary = {key: value for key, value in relax.items() if key != "cross_check"}
     found = {primary["potential"]: primary}
@@ -32,20 +32,20 @@ def _id_beside(found: Mapping[str, Mapping], settings: Mapping) -> str:
 
 
 def repeated(relax: Mapping) -> list[str]:
-    """Return a line per cross-check that may be an evaluator that is already there, in words for the user."""
+    """Return a line per cross-check that is, or may be, an evaluator already named, in words for the user."""
     problems, seen = [], [("relax", relax)]
     for place, further in enumerate(relax["cross_check"]):
-        key, model = f"relax.cross_check.{place}", further.get("model")
+        key = f"relax.cross_check.{place}"
         for earlier_key, earlier in seen:
-            if earlier["potential"] != further["potential"]:
-                continue
-            earlier_model = earlier.get("model")
+            models = [one.get("model") for one in (further, earlier)]
             # null is the potential's default, which may well be the model that the other one names.
-            if None in (model, earlier_model) or _file_name(model) == _file_name(earlier_model):
+            same_model = None in models or len(set(map(_file_name, models))) == 1
+            if further["potential"] == earlier["potential"] and same_model:
+                own, other = ("null" if model is None else repr(model) for model in models)
                 problems.append(
-                    f"{key} is {further['potential']!r} with model {model!r}, and {earlier_key} is "
-                    f"{earlier['potential']!r} with model {earlier_model!r}; an evaluator comes once: take another "
-                    "potential, or name a different model in each"
+                    f"{key}.potential is {further['potential']!r} with model {own}, and so is {earlier_key}.potential, "
+                    f"with model {other}; an evaluator comes once: take another potential, or name a different model "
+                    "in each"
                 )
         seen.append((key, further))
     return problems
