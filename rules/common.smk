@@ -7,7 +7,8 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 from functools import cache
 
 from hullseeker.configuration import ConfigError, check_config, replace_systems
-from hullseeker.evaluators import env_of, name_in_rows, sources_of
+from hullseeker.cross_check import evaluator_label, evaluators
+from hullseeker.evaluators import env_of, sources_of
 from hullseeker.provenance import hash_of_code, sha256_of_file, sha256_of_path
 from hullseeker.readiness import (
     RULES_OF_DEVICE,
@@ -25,8 +26,6 @@ try:
     check_config(config, Path(workflow.basedir) / "schemas" / "config.schema.yaml")
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
-if workflow.is_main_process and (refused := missing_access(config["relax"])):
-    raise WorkflowError(f"the evaluator cannot be loaded: {refused}")
 
 SCRIPTS = "../workflow_scripts"
 RESULTS = f"results/{config['experiment']}"
@@ -37,12 +36,27 @@ SYSTEM_LABELS = [
     {"system": name, "label": system["label"]}
     for name, system in config["systems"].items()
 ]
+# The first evaluator, relax.potential, is the one that Table 1, the figures, S.U.N. and the audit are of.
+EVALUATORS = evaluators(config["relax"])
+EVALUATOR_LABELS = {
+    name: evaluator_label(settings) for name, settings in EVALUATORS.items()
+}
+EVALUATOR, *CROSS_CHECKS = EVALUATORS
+for settings in EVALUATORS.values() if workflow.is_main_process else []:
+    if refused := missing_access(settings):
+        raise WorkflowError(f"the evaluator cannot be loaded: {refused}")
+TABLES_PER_CROSS_CHECK = {f"table1_{name}": name for name in CROSS_CHECKS}
 TABLE_TITLES = {
     "table1": "Table 1: stability",
     "table2": "Table 2: validity, coverage, diversity, novelty",
     "sun": "Stable, unique, novel",
     "audit": "Reward audit",
     "failure_ledger": "Failure ledger",
+    **{
+        table: f"Table 1 under {EVALUATOR_LABELS[name]}: stability"
+        for table, name in TABLES_PER_CROSS_CHECK.items()
+    },
+    **({"cross_evaluator": "Cross-evaluator table"} if CROSS_CHECKS else {}),
 }
 TABLES = list(TABLE_TITLES)
 FIGURE_TITLES = {
@@ -52,11 +66,12 @@ FIGURE_TITLES = {
     "training_curves": "Training curves",
     "reward_audit": "Reward against evaluator",
 }
-FIGURE_NAMES = list(FIGURE_TITLES)
+FIGURE_NAMES = [*FIGURE_TITLES, *(f"figure2_{name}" for name in CROSS_CHECKS)]
 
 
 wildcard_constraints:
     system="[A-Za-z0-9_]+",
+    evaluator="[A-Za-z0-9_]+",
     shard=r"\d+",
     stages="sft|grpo|sft-grpo",
 
@@ -66,34 +81,47 @@ def code(script):
     return hash_of_code(Path(workflow.basedir) / "workflow_scripts" / script)
 
 
-# What rules that load the evaluator share: its environment, its code, its weights.
-EVALUATOR_ENV = (
-    f"../envs/{env_of(config['relax']['potential'], config['relax']['engine'])}"
-)
-EVALUATOR_CODE = [
-    code(path)
-    for path in sources_of(config["relax"]["potential"], config["relax"]["engine"])
-]
+# What rules that load an evaluator share; without the wildcard, it is the first one.
+def settings_of(wc):
+    return EVALUATORS[wc.get("evaluator", EVALUATOR)]
+
+
+def evaluator_env(wc):
+    """The environment of an evaluator."""
+    return f"../envs/{env_of(settings_of(wc)['potential'], settings_of(wc)['engine'])}"
+
+
+def evaluator_code(wc):
+    """The code that only the table of evaluators names."""
+    settings = settings_of(wc)
+    return [code(p) for p in sources_of(settings["potential"], settings["engine"])]
 
 
 @cache
-def evaluator_weights():
-    """The hash of the evaluator's checkpoint where the config gives a file; a name and a version say it otherwise."""
-    model = config["relax"]["model"]
+def _content_of_weights(model):
     return sha256_of_file(model) if model and Path(model).is_file() else None
+
+
+def evaluator_weights(wc):
+    """The hash of an evaluator's checkpoint where the config gives a file; a name and a version say it otherwise."""
+    return _content_of_weights(settings_of(wc)["model"])
 
 
 onstart:
     # What a cluster's nodes have cannot be seen from here.
     rules_to_run = {job.rule.name for job in workflow.dag.needrun_jobs()}
-    problems = missing_gpus(config, rules_to_run) if workflow.local_exec else []
+    problems = []
+    if workflow.local_exec:
+        for settings in EVALUATORS.values():
+            problems += missing_gpus({**config, "relax": settings}, rules_to_run)
     if not workflow.deployment_settings.deployment_method & {
         DeploymentMethod.CONDA,
         DeploymentMethod.APPTAINER,
     } and not rules_to_run.isdisjoint(RULES_OF_DEVICE["relax.device"]):
-        problems += missing_packages(config["relax"])
+        for settings in EVALUATORS.values():
+            problems += missing_packages(settings)
     if problems:
-        raise WorkflowError("\n".join(problems))
+        raise WorkflowError("\n".join(dict.fromkeys(problems)))
 
 
 def content(path):
@@ -111,7 +139,14 @@ def rendered(table):
 
 
 def of_systems(folder):
-    return expand(f"{RESULTS}/{folder}/{{system}}.parquet", system=SYSTEMS)
+    return expand(
+        f"{RESULTS}/{folder}/{{system}}.parquet", system=SYSTEMS, allow_missing=True
+    )
+
+
+def of_evaluators_and_systems(folder):
+    """The tables of a folder by evaluator, and within it by system."""
+    return [path for name in EVALUATORS for path in of_systems(f"{folder}/{name}")]
 
 
 STAGE_CHAINS = list(dict.fromkeys(filter(None, map(stage_chain, SYSTEMS))))
@@ -124,7 +159,12 @@ FIGURES = expand(
 
 
 PRODUCTS = {
-    "table1": rendered("table1"),
+    "table1": [
+        path
+        for table in TABLES
+        if table in ("table1", "cross_evaluator", *TABLES_PER_CROSS_CHECK)
+        for path in rendered(table)
+    ],
     "table2": rendered("table2"),
     "tables": [*RESULT_TABLES, f"{RESULTS}/data/card.html"],
     "figures": FIGURES,

@@ -153,7 +153,7 @@ rule check_splits:
         "../workflow_scripts/check_splits.py"
 
 
-# Only the phases that the samples' chemical systems need are relaxed, each once, whatever the experiment.
+# Only the phases that the samples' chemical systems need are relaxed, once per evaluator, whatever the experiment.
 rule select_phases:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
@@ -184,19 +184,19 @@ rule relax_phases:
     input:
         phases=f"{RESULTS}/data/phases_needed.parquet",
     output:
-        relaxed=temp(f"{RESULTS}/data/relaxed_phases/{{shard}}.parquet"),
+        relaxed=temp(f"{RESULTS}/data/relaxed_phases/{{evaluator}}/{{shard}}.parquet"),
     log:
-        f"{LOGS}/relax_phases/{{shard}}.log",
+        f"{LOGS}/relax_phases/{{evaluator}}/{{shard}}.log",
     benchmark:
-        f"{BENCHMARKS}/relax_phases/{{shard}}.tsv"
+        f"{BENCHMARKS}/relax_phases/{{evaluator}}/{{shard}}.tsv"
     conda:
-        EVALUATOR_ENV
+        evaluator_env
     params:
-        relax=lookup("relax", within=config),
+        relax=lookup("{evaluator}", within=EVALUATORS),
         n_shards=lookup("hull/n_shards", within=config),
         cache_dir=f"{CACHE}/relaxed_phases",
-        weights=lambda wc: evaluator_weights(),
-        code=[code("relax_phases.py"), *EVALUATOR_CODE],
+        weights=evaluator_weights,
+        code=lambda wc: [code("relax_phases.py"), *evaluator_code(wc)],
     script:
         "../workflow_scripts/relax_phases.py"
 
@@ -208,21 +208,21 @@ rule build_reference:
             []
             if config["hull"]["reference"] == "mp"
             else expand(
-                f"{RESULTS}/data/relaxed_phases/{{shard}}.parquet",
+                f"{RESULTS}/data/relaxed_phases/{{{{evaluator}}}}/{{shard}}.parquet",
                 shard=range(config["hull"]["n_shards"]),
             )
         ),
     output:
-        phases=f"{RESULTS}/data/phases.parquet",
-        refused=f"{RESULTS}/data/phases_failed.parquet",
+        phases=f"{RESULTS}/data/phases/{{evaluator}}.parquet",
+        refused=f"{RESULTS}/data/phases_failed/{{evaluator}}.parquet",
     log:
-        f"{LOGS}/build_reference.log",
+        f"{LOGS}/build_reference/{{evaluator}}.log",
     benchmark:
-        f"{BENCHMARKS}/build_reference.tsv"
+        f"{BENCHMARKS}/build_reference/{{evaluator}}.tsv"
     conda:
         "../envs/hullseeker.yaml"
     params:
-        relax=lookup("relax", within=config),
+        relax=lookup("{evaluator}", within=EVALUATORS),
         reference=lookup("hull/reference", within=config),
         code=code("build_reference.py"),
     script:

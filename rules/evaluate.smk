@@ -8,12 +8,12 @@ STATISTICS = {
 rule compute_hull:
     input:
         samples=f"{RESULTS}/samples/{{system}}.parquet",
-        relaxed=f"{RESULTS}/relaxed/{{system}}.parquet",
-        phases=f"{RESULTS}/data/phases.parquet",
+        relaxed=f"{RESULTS}/relaxed/{{evaluator}}/{{system}}.parquet",
+        phases=f"{RESULTS}/data/phases/{{evaluator}}.parquet",
     output:
-        f"{RESULTS}/hull/{{system}}.parquet",
+        f"{RESULTS}/hull/{{evaluator}}/{{system}}.parquet",
     log:
-        f"{LOGS}/compute_hull/{{system}}.log",
+        f"{LOGS}/compute_hull/{{evaluator}}/{{system}}.log",
     conda:
         "../envs/hullseeker.yaml"
     params:
@@ -26,11 +26,11 @@ rule compute_hull:
 rule match_structures:
     input:
         samples=f"{RESULTS}/samples/{{system}}.parquet",
-        relaxed=f"{RESULTS}/relaxed/{{system}}.parquet",
+        relaxed=f"{RESULTS}/relaxed/{{evaluator}}/{{system}}.parquet",
     output:
-        f"{RESULTS}/matches/{{system}}.parquet",
+        f"{RESULTS}/matches/{{evaluator}}/{{system}}.parquet",
     log:
-        f"{LOGS}/match_structures/{{system}}.log",
+        f"{LOGS}/match_structures/{{evaluator}}/{{system}}.log",
     conda:
         "../envs/hullseeker.yaml"
     params:
@@ -58,10 +58,10 @@ rule assess_novelty:
 rule audit_rewards:
     input:
         samples=f"{RESULTS}/samples/{{system}}.parquet",
-        relaxed=f"{RESULTS}/relaxed/{{system}}.parquet",
-        hull=f"{RESULTS}/hull/{{system}}.parquet",
+        relaxed=f"{RESULTS}/relaxed/{EVALUATOR}/{{system}}.parquet",
+        hull=f"{RESULTS}/hull/{EVALUATOR}/{{system}}.parquet",
         materials=f"{RESULTS}/data/materials.parquet",
-        phases=f"{RESULTS}/data/phases.parquet",
+        phases=f"{RESULTS}/data/phases/{EVALUATOR}.parquet",
     output:
         f"{RESULTS}/audit/{{system}}.parquet",
     log:
@@ -116,9 +116,9 @@ use rule featurize_samples as featurize_split with:
 rule make_table1:
     input:
         samples=of_systems("samples"),
-        relaxed=of_systems("relaxed"),
-        hull=of_systems("hull"),
-        matches=of_systems("matches"),
+        relaxed=of_systems(f"relaxed/{EVALUATOR}"),
+        hull=of_systems(f"hull/{EVALUATOR}"),
+        matches=of_systems(f"matches/{EVALUATOR}"),
     output:
         csv=f"{RESULTS}/tables/table1.csv",
         parquet=f"{RESULTS}/tables/table1.parquet",
@@ -133,6 +133,43 @@ rule make_table1:
         code=code("make_table1.py"),
     script:
         "../workflow_scripts/make_table1.py"
+
+
+if CROSS_CHECKS:
+
+    use rule make_table1 as make_table1_cross_check with:
+        input:
+            samples=of_systems("samples"),
+            relaxed=of_systems("relaxed/{evaluator}"),
+            hull=of_systems("hull/{evaluator}"),
+            matches=of_systems("matches/{evaluator}"),
+        output:
+            csv=f"{RESULTS}/tables/table1_{{evaluator}}.csv",
+            parquet=f"{RESULTS}/tables/table1_{{evaluator}}.parquet",
+        log:
+            f"{LOGS}/make_table1_cross_check/{{evaluator}}.log",
+        wildcard_constraints:
+            evaluator="|".join(CROSS_CHECKS),
+
+    rule make_cross_evaluator_table:
+        input:
+            samples=of_systems("samples"),
+            hull=of_evaluators_and_systems("hull"),
+        output:
+            csv=f"{RESULTS}/tables/cross_evaluator.csv",
+            parquet=f"{RESULTS}/tables/cross_evaluator.parquet",
+        log:
+            f"{LOGS}/make_cross_evaluator_table.log",
+        conda:
+            "../envs/hullseeker.yaml"
+        params:
+            systems=SYSTEM_LABELS,
+            evaluators=list(EVALUATORS),
+            settings=STATISTICS,
+            seed=lookup("seed", within=config),
+            code=code("make_cross_evaluator_table.py"),
+        script:
+            "../workflow_scripts/make_cross_evaluator_table.py"
 
 
 rule make_table2:
@@ -161,7 +198,7 @@ rule make_table2:
 rule make_sun:
     input:
         samples=of_systems("samples"),
-        hull=of_systems("hull"),
+        hull=of_systems(f"hull/{EVALUATOR}"),
         novelty=of_systems("novelty"),
     output:
         csv=f"{RESULTS}/tables/sun.csv",
@@ -202,9 +239,9 @@ rule make_audit_table:
 rule make_ledger:
     input:
         samples=of_systems("samples"),
-        relaxed=of_systems("relaxed"),
-        hull=of_systems("hull"),
-        matches=of_systems("matches"),
+        relaxed=of_evaluators_and_systems("relaxed"),
+        hull=of_evaluators_and_systems("hull"),
+        matches=of_evaluators_and_systems("matches"),
         novelty=of_systems("novelty"),
         fingerprints=of_systems("fingerprints"),
     output:
@@ -216,6 +253,7 @@ rule make_ledger:
         "../envs/hullseeker.yaml"
     params:
         systems=SYSTEM_LABELS,
+        evaluators=list(EVALUATORS),
         code=code("make_ledger.py"),
     script:
         "../workflow_scripts/make_ledger.py"

@@ -1,20 +1,22 @@
-# Relaxation of every sample with the evaluator, in shards.
+# Relaxation of every sample with every evaluator, in shards.
 rule relax_structures:
     input:
         structures=f"{RESULTS}/samples/{{system}}.parquet",
     output:
-        relaxed=temp(f"{RESULTS}/relaxed/shards/{{system}}/{{shard}}.parquet"),
+        relaxed=temp(
+            f"{RESULTS}/relaxed/{{evaluator}}/shards/{{system}}/{{shard}}.parquet"
+        ),
     log:
-        f"{LOGS}/relax_structures/{{system}}-{{shard}}.log",
+        f"{LOGS}/relax_structures/{{evaluator}}/{{system}}-{{shard}}.log",
     benchmark:
-        f"{BENCHMARKS}/relax_structures/{{system}}-{{shard}}.tsv"
+        f"{BENCHMARKS}/relax_structures/{{evaluator}}/{{system}}-{{shard}}.tsv"
     conda:
-        EVALUATOR_ENV
+        evaluator_env
     params:
-        settings=lookup("relax", within=config),
+        settings=lookup("{evaluator}", within=EVALUATORS),
         schema="samples",
-        weights=lambda wc: evaluator_weights(),
-        code=[code("relax_structures.py"), *EVALUATOR_CODE],
+        weights=evaluator_weights,
+        code=lambda wc: [code("relax_structures.py"), *evaluator_code(wc)],
     script:
         "../workflow_scripts/relax_structures.py"
 
@@ -22,14 +24,14 @@ rule relax_structures:
 rule merge_relaxed:
     input:
         shards=expand(
-            f"{RESULTS}/relaxed/shards/{{{{system}}}}/{{shard}}.parquet",
+            f"{RESULTS}/relaxed/{{{{evaluator}}}}/shards/{{{{system}}}}/{{shard}}.parquet",
             shard=range(config["relax"]["n_shards"]),
         ),
         parent=f"{RESULTS}/samples/{{system}}.parquet",
     output:
-        table=f"{RESULTS}/relaxed/{{system}}.parquet",
+        table=f"{RESULTS}/relaxed/{{evaluator}}/{{system}}.parquet",
     log:
-        f"{LOGS}/merge_relaxed/{{system}}.log",
+        f"{LOGS}/merge_relaxed/{{evaluator}}/{{system}}.log",
     conda:
         "../envs/hullseeker.yaml"
     params:

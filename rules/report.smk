@@ -1,16 +1,24 @@
 # Tables and figures for people.
-EVALUATOR = name_in_rows(
-    config["relax"]["potential"], config["relax"]["model"]
-).replace(":", " ", 1)
 HULL_PHASES = {
     "evaluator": "competing phases with energies of the evaluator itself",
     "mp": "the Materials Project's corrected energies; uncorrected ones of the evaluator got the MP2020 corrections",
 }
 FOOTNOTES = {
-    "table1": [
-        f"Evaluator: {EVALUATOR}. Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom "
+    **{
+        table: [
+            f"Evaluator: {EVALUATOR_LABELS[evaluator]}. "
+            f"Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom "
+            f"on the hull of {HULL_PHASES[config['hull']['reference']]}.",
+            "Of relaxed: samples whose relaxation converged. Of all: every sample drawn, whatever became of it.",
+        ]
+        for table, evaluator in {"table1": EVALUATOR, **TABLES_PER_CROSS_CHECK}.items()
+    },
+    "cross_evaluator": [
+        f"Of all samples drawn: without a verdict of an evaluator (failed, not converged, no reference) a sample is "
+        "not stable under it. "
+        f"Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom "
         f"on the hull of {HULL_PHASES[config['hull']['reference']]}.",
-        "Of relaxed: samples whose relaxation converged. Of all: every sample drawn, whatever became of it.",
+        "ρ and the difference: over samples with an E_hull of both.",
     ],
     "table2": [
         f"On raw samples, of all drawn. Structure validity: the {config['table2']['structure_validity']} definition. "
@@ -22,31 +30,44 @@ FOOTNOTES = {
         "on the hull: at most 0."
     ],
     "audit": [
-        f"CHGNet on generated structures as they stand, against {EVALUATOR}; each on its own elemental phases."
+        f"CHGNet on generated structures as they stand, against {EVALUATOR_LABELS[EVALUATOR]}; "
+        "each on its own elemental phases."
     ],
 }
 
 
 # The share that obeys the formula stands beside every rate, so these tables also read Table 1.
-TABLES_BESIDE = {name: [name, "table1"] for name in ("table2", "sun", "audit")}
+BESIDE_TABLE1 = ("table2", "sun", "audit", "cross_evaluator")
+# What titles, captions and headings say of the evaluators.
+PARAMS_OF_EVALUATORS = {
+    "table1": {"evaluator": EVALUATOR_LABELS[EVALUATOR]},
+    "cross_evaluator": {"evaluators": EVALUATOR_LABELS},
+    **{
+        table: {"evaluator": EVALUATOR_LABELS[name], "title": TABLE_TITLES[table]}
+        for table, name in TABLES_PER_CROSS_CHECK.items()
+    },
+}
 
 for table in TABLES:
+    kind = "table1" if table in TABLES_PER_CROSS_CHECK else table
 
     rule:
         name:
             f"render_{table}"
         input:
-            **{
-                name: f"{RESULTS}/tables/{name}.csv"
-                for name in TABLES_BESIDE.get(table, [table])
-            },
+            **{kind: f"{RESULTS}/tables/{table}.csv"},
+            **(
+                {"table1": f"{RESULTS}/tables/table1.csv"}
+                if table in BESIDE_TABLE1
+                else {}
+            ),
             paper_tables=ancient("resources/paper_tables.csv"),
         output:
             md=f"{RESULTS}/tables/{table}.md",
             tex=f"{RESULTS}/tables/{table}.tex",
             html=report(
                 f"{RESULTS}/tables/{table}.html",
-                caption=f"../report/{table}.rst",
+                caption=f"../report/{kind}.rst",
                 category="Tables",
                 labels={"table": TABLE_TITLES[table]},
             ),
@@ -55,8 +76,9 @@ for table in TABLES:
         conda:
             "../envs/hullseeker.yaml"
         params:
-            table=table,
-            footnotes={table: FOOTNOTES.get(table, [])},
+            **PARAMS_OF_EVALUATORS.get(table, {}),
+            table=kind,
+            footnotes={kind: FOOTNOTES.get(table, [])},
             structure_validity=lookup("table2/structure_validity", within=config),
             code=code("render_tables.py"),
         script:
@@ -66,9 +88,9 @@ for table in TABLES:
 rule plot_figure1:
     input:
         samples=of_systems("samples"),
-        relaxed=of_systems("relaxed"),
-        hull=of_systems("hull"),
-        matches=of_systems("matches"),
+        relaxed=of_systems(f"relaxed/{EVALUATOR}"),
+        hull=of_systems(f"hull/{EVALUATOR}"),
+        matches=of_systems(f"matches/{EVALUATOR}"),
     output:
         pdf=f"{RESULTS}/figures/figure1.pdf",
         png=png_for_report("figure1"),
@@ -102,7 +124,7 @@ use rule plot_figure1 as plot_figure3 with:
 
 rule plot_hull_distribution:
     input:
-        hull=of_systems("hull"),
+        hull=of_systems(f"hull/{EVALUATOR}"),
     output:
         pdf=f"{RESULTS}/figures/figure2.pdf",
         png=png_for_report("figure2"),
@@ -114,10 +136,38 @@ rule plot_hull_distribution:
     params:
         systems=SYSTEM_LABELS,
         settings=STATISTICS,
+        evaluator=EVALUATOR_LABELS[EVALUATOR],
         seed=lookup("seed", within=config),
         code=code("plot_hull_distribution.py"),
     script:
         "../workflow_scripts/plot_hull_distribution.py"
+
+
+if CROSS_CHECKS:
+
+    use rule plot_hull_distribution as plot_hull_distribution_cross_check with:
+        input:
+            hull=of_systems("hull/{evaluator}"),
+        output:
+            pdf=f"{RESULTS}/figures/figure2_{{evaluator}}.pdf",
+            png=report(
+                f"{RESULTS}/figures/figure2_{{evaluator}}.png",
+                caption="../report/figure2.rst",
+                category="Figures",
+                labels={"figure": "Figure 2 under {evaluator}: energy above hull"},
+            ),
+            csv=f"{RESULTS}/figures/figure2_{{evaluator}}.csv",
+        log:
+            f"{LOGS}/plot_hull_distribution_cross_check/{{evaluator}}.log",
+        wildcard_constraints:
+            evaluator="|".join(CROSS_CHECKS),
+        params:
+            systems=SYSTEM_LABELS,
+            settings=STATISTICS,
+            evaluator=lookup("{evaluator}", within=EVALUATOR_LABELS),
+            title=lambda wc: f"Evaluator: {EVALUATOR_LABELS[wc.evaluator]}",
+            seed=lookup("seed", within=config),
+            code=code("plot_hull_distribution.py"),
 
 
 rule plot_training_curves:

@@ -3,7 +3,7 @@
 BUILT = "results/resources"
 N_RESOURCE_SHARDS = 64
 RESOURCE_RELAX = {
-    **config["relax"],
+    **EVALUATORS[EVALUATOR],
     "max_steps": config["resources"]["relax_max_steps"],
     "n_shards": N_RESOURCE_SHARDS,
 }
@@ -54,7 +54,7 @@ rule find_elemental_phases:
     log:
         "logs/resources/find_elemental_phases.log",
     conda:
-        EVALUATOR_ENV
+        evaluator_env
     params:
         relax=RESOURCE_RELAX,
         settings=lookup("resources/elements", within=config),

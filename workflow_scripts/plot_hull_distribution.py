@@ -113,10 +113,16 @@ def draw_cumulative(
 
 
 def draw_figure(
-    blocks: Sequence[tuple[Named, np.ndarray, int]], bounds: tuple[float, float], threshold: float, seed: int
+    blocks: Sequence[tuple[Named, np.ndarray, int]],
+    bounds: tuple[float, float],
+    threshold: float,
+    seed: int,
+    title: str = "",
 ) -> Figure:
     """Draw both panels of (system, energies, number drawn); a system without energies is in the key only."""
-    figure = Figure(figsize=(PAGE_WIDTH_IN, 2.9), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH_IN, 3.1 if title else 2.9), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=8)
     left, right = figure.subplots(1, 2)
     drawn = [(system, energies) for system, energies, _ in blocks if energies.size]
     if drawn:
@@ -146,7 +152,8 @@ def main(snakemake) -> None:
         bounds = axis_range([energies for _, energies, _ in blocks])
         threshold = snakemake.params.settings["stable_below_ev_per_atom"]
         with paper_style():
-            figure = draw_figure(blocks, bounds, threshold, snakemake.params.seed)
+            title = getattr(snakemake.params, "title", "")
+            figure = draw_figure(blocks, bounds, threshold, snakemake.params.seed, title)
             save_figure(figure, snakemake.output.pdf, snakemake.output.png)
         with replacing(snakemake.output.csv) as beside:
             pd.DataFrame([summary_row(s, e, bounds) for s, e, _ in blocks]).to_csv(

@@ -1,6 +1,6 @@
 """One table of results for people: Markdown, LaTeX and a self-contained HTML page, the paper's values beside ours."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ TITLES = {
     "sun": "Stable, unique and novel",
     "audit": "Reward audit: CHGNet against the evaluator",
     "failure_ledger": "Failure ledger",
+    "cross_evaluator": "Cross-evaluator table: stable under which evaluator",
 }
 # Per table: column, its heading, decimals, its name in the paper's table ("" where the paper has none).
 COLUMNS: dict[str, list[tuple[str, str, int, str]]] = {
@@ -54,6 +55,18 @@ COLUMNS: dict[str, list[tuple[str, str, int, str]]] = {
         ("chgnet_median_formation_energy_ev_per_atom", "Median formation energy, CHGNet (eV/atom)", 3, ""),
         ("evaluator_median_formation_energy_ev_per_atom", "and evaluator (eV/atom)", 3, ""),
     ],
+    # A line with {evaluator} comes once per evaluator, one with {other} once per evaluator after the primary.
+    "cross_evaluator": [
+        ("{evaluator}_stable_pct", "Stable under {label}, of all (%)", 2, ""),
+        ("all_stable_pct", "Stable under all evaluators, of all (%)", 2, ""),
+        ("primary_only_stable_pct", "Stable under {primary} only, of all (%)", 2, ""),
+        ("primary_confirmed_pct", "Stable under all, of those stable under {primary} (%)", 2, ""),
+        ("{other}_spearman_rho", "E_hull of {label} and {primary}: Spearman ρ", 3, ""),
+        ("{other}_median_abs_difference_ev_per_atom", "Median absolute difference, {label} (eV/atom)", 3, ""),
+        ("n_primary_stable", "n stable under {primary}", 0, ""),
+        ("n_primary_stable_unjudged", "of them without a verdict of another", 0, ""),
+        ("n_both_{other}", "n with E_hull of {label} and {primary}", 0, ""),
+    ],
 }
 COUNTS = {"n_samples": "n drawn", "n_relaxed": "n relaxed", "n_fingerprinted": "n with fingerprint"} | {
     "n_audited": "n with both energies",
@@ -68,7 +81,12 @@ def number(value: object, decimals: int) -> str:
 
 
 def columns_of(
-    table: str, frame: pd.DataFrame, paper: pd.DataFrame, table1: pd.DataFrame | None = None, choice: str = "paper"
+    table: str,
+    frame: pd.DataFrame,
+    paper: pd.DataFrame,
+    table1: pd.DataFrame | None = None,
+    choice: str = "paper",
+    evaluators: Mapping[str, str] | None = None,
 ) -> list[Column]:
     """Return the printed columns of a table of systems: rates first, counts last, the paper's values beside ours.
 
@@ -76,7 +94,7 @@ def columns_of(
     """
     if table == "failure_ledger":
         return ledger_columns(frame)
-    specs = [(name.format(choice=choice), *rest) for name, *rest in COLUMNS[table]]
+    specs = list(specs_of(table, choice, evaluators or {}))
     if table1 is not None and "formula_match_pct" not in frame:
         names = [n for n in table1.columns if n.startswith("formula_match_pct")]
         frame = frame.merge(table1[["system", *names]], on="system", how="left", validate="one_to_one")
@@ -93,6 +111,16 @@ def columns_of(
         if name in frame:
             columns.append(Column(name, heading, [(number(n, 0), "") for n in frame[name]]))
     return columns
+
+
+def specs_of(table: str, choice: str, evaluators: Mapping[str, str]) -> Iterator[tuple]:
+    """Yield the columns of a table with their names filled in; `evaluators` are labels by id, the primary first."""
+    primary, *others = evaluators or ("",)
+    for name, heading, *rest in COLUMNS[table]:
+        among = evaluators if "{evaluator}" in name else others if "{other}" in name else [primary]
+        for one in among:
+            words = {"label": evaluators.get(one, ""), "primary": evaluators.get(primary, "")}
+            yield name.format(choice=choice, evaluator=one, other=one), heading.format(**words), *rest
 
 
 def cell(row: Mapping, name: str, decimals: int) -> tuple[str, str]:
@@ -117,11 +145,12 @@ def paper_value(printed: pd.DataFrame, system: str) -> str:
 
 def ledger_columns(frame: pd.DataFrame) -> list[Column]:
     """Return the ledger with one column per status that occurs; a status that no row ended with is 0."""
-    counts: dict[tuple[str, str], dict[str, int]] = {}
-    for row in frame.to_dict("records"):
-        counts.setdefault((row["system"], row["step"]), {})[row["status"]] = int(row["n"])
+    heads = [name for name in ("system", "step", "evaluator") if name in frame]
+    counts: dict[tuple[str, ...], dict[str, int]] = {}
+    for row in frame.fillna({"evaluator": NOTHING}).to_dict("records"):
+        counts.setdefault(tuple(row[name] for name in heads), {})[row["status"]] = int(row["n"])
     present = [status for status in STATUSES if (frame["status"] == status).any()]
-    columns = [Column(name, name, [(key[i], "") for key in counts]) for i, name in enumerate(("system", "step"))]
+    columns = [Column(name, name, [(key[i], "") for key in counts]) for i, name in enumerate(heads)]
     return columns + [
         Column(s, s.replace("_", " "), [(str(n.get(s, 0)), "") for n in counts.values()]) for s in present
     ]
@@ -133,7 +162,8 @@ def main(snakemake) -> None:
         paper = pd.read_csv(inputs.paper_tables, dtype=str, keep_default_na=False)
         table1 = pd.read_csv(inputs.table1) if "table1" in inputs.keys() else None  # noqa: SIM118  a named list, no dict
         choice = getattr(params, "structure_validity", "paper")
-        columns = columns_of(table, pd.read_csv(inputs[table]), paper, table1, choice)
+        evaluators = getattr(params, "evaluators", None)
+        columns = columns_of(table, pd.read_csv(inputs[table]), paper, table1, choice, evaluators)
         notes = (
             ["Brackets: 95% bootstrap intervals over rows."] if any(ci for c in columns for _, ci in c.cells) else []
         )
@@ -142,7 +172,7 @@ def main(snakemake) -> None:
         grid = as_they_are(columns) if table == "failure_ledger" else systems_across(columns)
         for kind, render in {"md": to_markdown, "tex": to_latex, "html": to_html}.items():
             with replacing(getattr(snakemake.output, kind)) as beside:
-                beside.write_text(render(TITLES[table], grid, notes), encoding="utf-8")
+                beside.write_text(render(getattr(params, "title", TITLES[table]), grid, notes), encoding="utf-8")
         log.info("done: %s, %d rows, %d columns", table, len(grid) - 1, len(grid[0]))
 
 

@@ -106,17 +106,17 @@ def test_every_draw_is_a_row_in_every_table(checkout, system):
         assert (row["status"] == "ok") == (parsed.columns is not None)
         if row["status"] == "ok":
             assert row["formula"] == reduced_formula(parsed.columns["atomic_numbers"])
-    children = {"relaxed": "relaxed", "hull": "hull", "matches": "matches", "novelty": "novelty"}
+    children = {f"{name}/sevennet": name for name in ("relaxed", "hull", "matches")} | {"novelty": "novelty"}
     for folder, schema in {**children, "audit": "reward_audit", "fingerprints": "fingerprints"}.items():
         assert [r["structure_id"] for r in table(checkout, f"{folder}/{system}", schema)] == ids, folder
 
 
 def test_hull_energies_are_pymatgens(checkout):
-    phases = table(checkout, "data/phases", "materials")
+    phases = table(checkout, "data/phases/sevennet", "materials")
     checked = 0
     for system in SYSTEMS:
-        relaxed = {r["structure_id"]: r for r in table(checkout, f"relaxed/{system}", "relaxed")}
-        for row in table(checkout, f"hull/{system}", "hull"):
+        relaxed = {r["structure_id"]: r for r in table(checkout, f"relaxed/sevennet/{system}", "relaxed")}
+        for row in table(checkout, f"hull/sevennet/{system}", "hull"):
             if row["status"] != "ok":
                 assert row["e_above_hull_ev_per_atom"] is None
                 continue
@@ -139,8 +139,8 @@ def test_table1_counts_by_hand(checkout):
     assert list(frame.index) == list(SYSTEMS)
     for system in SYSTEMS:
         samples = table(checkout, f"samples/{system}", "samples")
-        hull = table(checkout, f"hull/{system}", "hull")
-        relaxed = [r["status"] == "ok" for r in table(checkout, f"relaxed/{system}", "relaxed")]
+        hull = table(checkout, f"hull/sevennet/{system}", "hull")
+        relaxed = [r["status"] == "ok" for r in table(checkout, f"relaxed/sevennet/{system}", "relaxed")]
         stable = [r["status"] == "ok" and r["e_above_hull_ev_per_atom"] < 0.1 for r in hull]
         obeys = [r["formula"] is not None and r["formula"] == r["prompt_formula"] for r in samples]
         row = frame.loc[system]
@@ -191,7 +191,7 @@ def test_training_curves_hold_every_step(checkout):
 def test_provenance_is_in_every_table(checkout):
     import pyarrow.parquet as pq
 
-    metadata = pq.read_schema(checkout / "results" / "test" / "relaxed" / "sft.parquet").metadata
+    metadata = pq.read_schema(checkout / "results" / "test" / "relaxed" / "sevennet" / "sft.parquet").metadata
     assert json.loads(metadata[b"package_versions"])["sevenn"]
     assert metadata[b"schema_name"] == b"relaxed"
 
@@ -210,14 +210,16 @@ def test_a_second_run_finds_nothing_to_do(checkout):
     assert "Nothing to be done" in run(checkout, "-n")
 
 
+def planned_jobs(dry_run: str) -> set[str]:
+    """The names of the rules that a dry run would run."""
+    lines = dry_run.split("Job stats:")[1].split("total")[0].splitlines()[3:]
+    return {line.split()[0] for line in lines if line.strip()}
+
+
 def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout, tmp_path):
     overlay = tmp_path / "threshold.yaml"
     overlay.write_text("hull: {stable_below_ev_per_atom: 0.2}\n")
-    output = run(checkout, "-n", overlays=(str(overlay),))
-    jobs = {
-        line.split()[0] for line in output.split("Job stats:")[1].split("total")[0].splitlines()[3:] if line.strip()
-    }
-    assert jobs == {
+    assert planned_jobs(run(checkout, "-n", overlays=(str(overlay),))) == {
         "make_table1",
         "make_sun",
         "make_audit_table",
@@ -228,6 +230,18 @@ def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout, tmp_path):
         "render_sun",
         "render_audit",
         "all",
+    }
+
+
+def test_a_cross_check_leaves_the_primary_evaluator_alone(checkout, tmp_path):
+    overlay = tmp_path / "cross_check.yaml"
+    overlay.write_text("relax: {cross_check: [{potential: chgnet}]}\n")
+    output = run(checkout, "-n", overlays=(str(overlay),))
+    assert set(re.findall(r"evaluator=(\w+)", output)) == {"chgnet"}
+    assert planned_jobs(output) == {
+        *("relax_phases", "build_reference", "relax_structures", "merge_relaxed", "compute_hull", "match_structures"),
+        *("make_table1_cross_check", "render_table1_chgnet", "make_cross_evaluator_table", "render_cross_evaluator"),
+        *("plot_hull_distribution_cross_check", "make_ledger", "render_failure_ledger", "all"),
     }
 
 
@@ -308,7 +322,10 @@ def test_killed_in_every_rule_the_tables_are_the_same(checkout):
 
 
 def test_from_files_of_others_to_both_tables(checkout):
-    """Ready-made splits as CSV of CIF, no energies; phases are relaxed once and read back by the next experiment."""
+    """Ready-made splits as CSV of CIF, no energies; phases are relaxed once and read back by the next experiment.
+
+    CHGNet cross-checks: it relaxes the same samples and phases, and has tables and a figure of its own.
+    """
     rows = table(checkout, "data/materials", "materials")
     binaries = [row for row in rows if len(set(row["atomic_numbers"])) == 2]
     folder = checkout / "files"
@@ -322,6 +339,7 @@ def test_from_files_of_others_to_both_tables(checkout):
         "data": {"source": "files", "train": "files/train.csv", "test": "files/test.csv", "citation": "nobody, 2026"},
         "systems": {"base": {"kind": "language_model", "label": "Base", "stages": []}},
         "sampling": {"n_samples": 3, "n_shards": 1},
+        "relax": {"cross_check": [{"potential": "chgnet"}]},
     }
     (folder / "files.yaml").write_text(yaml.safe_dump(overlay))
     (folder / "again.yaml").write_text(yaml.safe_dump({"experiment": "again"}))
@@ -332,15 +350,17 @@ def test_from_files_of_others_to_both_tables(checkout):
     assert not (results / "tables" / "sun.csv").exists()
     (refused,) = read_table(results / "data" / "extracted" / "materials_refused.parquet", "refusals").to_pylist()
     assert refused["structure_id"] == "train-000030"
-    phases = read_table(results / "data" / "phases.parquet", "materials").to_pylist()
+    phases = read_table(results / "data" / "phases" / "sevennet.parquet", "materials").to_pylist()
     samples = read_table(results / "samples" / "base.parquet", "samples").to_pylist()
     systems = [set(row["atomic_numbers"]) for row in samples if row["status"] == "ok"]
     assert {row["energy_source"] for row in phases} == {"sevennet:7net-0"}
     assert all(any(set(row["atomic_numbers"]) <= system for system in systems) for row in phases)
-    run(checkout, "results/again/data/phases.parquet", overlays=("files/files.yaml", "files/again.yaml"))
-    again = read_table(checkout / "results" / "again" / "data" / "phases.parquet", "materials").to_pylist()
+    check_cross_check(checkout, phases)
+    run(checkout, "results/again/data/phases/sevennet.parquet", overlays=("files/files.yaml", "files/again.yaml"))
+    again = read_table(checkout / "results" / "again" / "data" / "phases" / "sevennet.parquet", "materials").to_pylist()
     assert again == phases
-    logs = [path.read_text() for path in (checkout / "logs" / "again" / "relax_phases").glob("*.log")]
+    logs = [path.read_text() for path in (checkout / "logs" / "again" / "relax_phases" / "sevennet").glob("*.log")]
+    assert logs
     for text in logs:
         n, n_before = re.search(r"(\d+) crystals, (\d+) of them relaxed before", text).groups()
         assert n == n_before
@@ -348,6 +368,43 @@ def test_from_files_of_others_to_both_tables(checkout):
     card = (results / "data" / "card.md").read_text()
     assert "nobody, 2026" in card
     assert "train-000030" in card
+
+
+def check_cross_check(checkout: Path, phases: list[dict]) -> None:
+    """The experiment `files` under its second evaluator; `phases` are those of the first."""
+    results, names = checkout / "results" / "files", ("sevennet", "chgnet")
+    of_chgnet = read_table(results / "data" / "phases" / "chgnet.parquet", "materials").to_pylist()
+    failed = read_table(results / "data" / "phases_failed" / "chgnet.parquet", "refusals").to_pylist()
+    assert {row["energy_source"] for row in of_chgnet} == {"chgnet:0.3.0"}
+    assert {row["structure_id"] for row in of_chgnet + failed} >= {row["structure_id"] for row in phases}
+    e_hull = {
+        name: [row["e_above_hull_ev_per_atom"] for row in read_table(path, "hull").to_pylist()]
+        for name in names
+        for path in [results / "hull" / name / "base.parquet"]
+    }
+    stable = {name: [e is not None and e < 0.1 for e in column] for name, column in e_hull.items()}
+    (row,) = pd.read_csv(results / "tables" / "cross_evaluator.csv").to_dict("records")
+    for name in names:
+        assert row[f"{name}_stable_pct"] == pytest.approx(100 * np.mean(stable[name]), rel=1e-5)
+    both = [a and b for a, b in zip(*stable.values(), strict=True)]
+    assert row["all_stable_pct"] == pytest.approx(100 * np.mean(both), rel=1e-5)
+    assert row["n_both_chgnet"] == sum(None not in pair for pair in zip(*e_hull.values(), strict=True))
+    table1 = pd.read_csv(results / "tables" / "table1_chgnet.csv")
+    assert table1["stability_rate_all_pct"][0] == row["chgnet_stable_pct"]
+    assert "Table 1 under chgnet: stability" in (results / "tables" / "table1_chgnet.html").read_text()
+    more = [f"results/files/{name}" for name in ("figures/figure2_chgnet.png", "tables/failure_ledger.html")]
+    run(checkout, *more, overlays=("files/files.yaml",))
+    assert (results / "figures" / "figure2_chgnet.png").stat().st_size > 10_000
+    ledger = pd.read_csv(results / "tables" / "failure_ledger.csv").fillna({"evaluator": "none"})
+    totals = ledger.groupby(["step", "evaluator"])["n"].sum()
+    assert len(totals) == 3 + 3 * len(names)
+    assert (totals == 3).all()
+    (checkout / "threshold.yaml").write_text("hull: {stable_below_ev_per_atom: 0.2}\n")
+    assert "Nothing to be done" in run(checkout, "-n", "table1", overlays=("files/files.yaml",))
+    assert planned_jobs(run(checkout, "-n", "table1", overlays=("files/files.yaml", "threshold.yaml"))) == {
+        *("make_table1", "render_table1", "make_table1_cross_check", "render_table1_chgnet"),
+        *("make_cross_evaluator_table", "render_cross_evaluator", "table1"),
+    }
 
 
 def test_from_the_materials_project_to_table1_on_its_hull(checkout, monkeypatch):
@@ -370,11 +427,12 @@ def test_from_the_materials_project_to_table1_on_its_hull(checkout, monkeypatch)
         output = run(checkout, overlays=("database.yaml", "table1"))
     results = checkout / "results" / "database"
     assert pd.read_csv(results / "tables" / "table1.csv")["n_samples"].tolist() == [4]
-    phases = read_table(results / "data" / "phases.parquet", "materials").to_pylist()
+    phases = read_table(results / "data" / "phases" / "sevennet.parquet", "materials").to_pylist()
     assert {row["energy_source"] for row in phases} == {"mp_corrected"}
     checked = 0
-    relaxed = {r["structure_id"]: r for r in read_table(results / "relaxed" / "base.parquet", "relaxed").to_pylist()}
-    for row in read_table(results / "hull" / "base.parquet", "hull").to_pylist():
+    rows = read_table(results / "relaxed" / "sevennet" / "base.parquet", "relaxed").to_pylist()
+    relaxed = {row["structure_id"]: row for row in rows}
+    for row in read_table(results / "hull" / "sevennet" / "base.parquet", "hull").to_pylist():
         if row["status"] == "ok":
             raw = relaxed[row["structure_id"]]
             halide = {9: -0.462, 17: -0.614, 35: -0.534}
@@ -389,7 +447,7 @@ def test_from_the_materials_project_to_table1_on_its_hull(checkout, monkeypatch)
 
 
 def test_a_table_that_was_cut_short_is_refused_by_name(checkout):
-    path = checkout / "results" / "test" / "relaxed" / "sft.parquet"
+    path = checkout / "results" / "test" / "relaxed" / "sevennet" / "sft.parquet"
     whole = path.read_bytes()
     try:
         path.write_bytes(whole[:-100])
@@ -398,4 +456,4 @@ def test_a_table_that_was_cut_short_is_refused_by_name(checkout):
     finally:
         path.write_bytes(whole)
     assert process.returncode != 0
-    assert "relaxed/sft.parquet cannot be read as Parquet" in output
+    assert "relaxed/sevennet/sft.parquet cannot be read as Parquet" in output

@@ -86,6 +86,17 @@ def set_key(config, dotted, value):
         ("relax.model", "weights/mine.pth", ["relax.model is 'weights/mine.pth'", "is no file", "a checkpoint"]),
         ("relax.precision", "float16", ["relax.precision is 'float16'", "float32, float64"]),
         ("relax.precision", "float64", ["relax.precision is 'float64'", "sevennet computes in float32 alone", "(uma)"]),
+        ("relax.energy_range_ev_per_atom", [1.0, -1.0], ["relax.energy_range_ev_per_atom", "lower bound first"]),
+        ("relax.cross_check", [{"model": "0.3.0"}], ["relax.cross_check.0 lacks potential"]),
+        ("relax.cross_check", [{"potential": "chgnet", "fmax": 1}], ["fmax", "known keys are potential, model"]),
+        ("relax.cross_check", [{"potential": "mace"}], ["relax.cross_check.0.potential is 'mace'", "sevennet, chgnet"]),
+        ("relax.cross_check", [{"potential": "chgnet", "model": "7net-0"}], ["relax.cross_check.0.model is '7net-0'"]),
+        ("relax.cross_check", [{"potential": "sevennet"}], ["relax.cross_check.0", "sevennet:7net-0", "once"]),
+        (
+            "relax.cross_check",
+            [{"potential": "chgnet"}, {"potential": "chgnet", "model": "0.3.0"}],
+            ["relax.cross_check.1", "chgnet:0.3.0", "relax.cross_check.0", "another potential or model"],
+        ),
         ("sft.n_epochs", "three", ["sft.n_epochs", "'three'", "number"]),
         ("sft.learning_rate", "1e-3", ["sft.learning_rate", "'1e-3'", "1.0e-3"]),
         ("sft.n_epochs", 0, ["sft.n_epochs", "above 0"]),
@@ -113,6 +124,15 @@ def test_a_wrong_value_is_named_with_its_remedy(config, key, value, words):
         check_config(broken, SCHEMA)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_every_evaluator_must_fit_the_hull(config):
+    config["data"]["source"], config["hull"]["reference"] = "materials_project", "mp"
+    config["relax"]["cross_check"] = [{"potential": "sevennet", "model": "7net-l3i5"}]
+    check_config(config, SCHEMA)
+    config["relax"]["cross_check"].append({"potential": "chgnet", "model": "r2scan"})
+    with pytest.raises(ConfigError, match="relax.cross_check.1.potential is 'chgnet.*', whose .* scale r2scan"):
+        check_config(config, SCHEMA)
 
 
 @pytest.mark.parametrize(

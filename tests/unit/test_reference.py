@@ -14,13 +14,14 @@ import build_reference
 import relax_phases
 import select_phases
 from hullseeker.content_cache import ContentCache
+from hullseeker.cross_check import evaluators
 from hullseeker.tables import TableError, read_table, write_table
 from relax_phases import evaluator_name, relax_each, relaxation_cache, rows_of_shard
 from select_phases import join_phases, needed, with_elements
 
 SYSTEMS = st.frozensets(st.integers(1, 12), min_size=1, max_size=12)
 ROOT = Path(__file__).parents[2]
-RELAX = yaml.safe_load((ROOT / "config.yaml").read_text())["relax"] | {"max_steps": 30}
+(RELAX,) = evaluators(yaml.safe_load((ROOT / "config.yaml").read_text())["relax"] | {"max_steps": 30}).values()
 
 
 @settings(deadline=None)

@@ -20,6 +20,9 @@ mine,Mine,0,,,,,,,,,,,,,,,,0,,
 SUN = """system,label,n_samples,sun_pct,sun_pct_ci_low,sun_pct_ci_high,sun_on_hull_pct,unique_pct,novel_pct
 sft,SFT,200,5,2,8,1,90,80
 """
+CROSS = """system,label,n_samples,sevennet_stable_pct,sevennet_stable_pct_ci_low,sevennet_stable_pct_ci_high,chgnet_stable_pct,all_stable_pct,primary_only_stable_pct,primary_confirmed_pct,chgnet_spearman_rho,chgnet_median_abs_difference_ev_per_atom,n_primary_stable,n_primary_stable_unjudged,n_both_chgnet
+sft,SFT,200,30,24,36,25,20,10,66.67,0.9,0.02,60,4,150
+"""  # noqa: E501
 LEDGER = """system,step,status,n
 sft,sample,ok,180
 sft,sample,parse_failed,20
@@ -51,13 +54,14 @@ class Cells(HTMLParser):
             self.rows[-1][-1] += " " + data
 
 
-def render(folder, table, **given):
+def render(folder, table, params=None, **given):
     inputs = {"paper_tables": str(PAPER)}
     for name, text in given.items():
         (folder / f"{name}.csv").write_text(text)
         inputs[name] = str(folder / f"{name}.csv")
     output = SimpleNamespace(**{kind: folder / f"{table}.{kind}" for kind in ("md", "tex", "html")})
-    params = SimpleNamespace(table=table, footnotes={table: ["Stable: E_hull < 0.1 eV/atom & 100% ours."]})
+    notes = {table: ["Stable: E_hull < 0.1 eV/atom & 100% ours."]}
+    params = SimpleNamespace(table=table, footnotes=notes, **params or {})
     main(SimpleNamespace(input=InputFiles(fromdict=inputs), params=params, output=output, log=[None]))
     return {kind: path.read_text(encoding="utf-8") for kind, path in vars(output).items()}
 
@@ -118,6 +122,36 @@ def test_ledger_has_a_column_per_status(tmp_path):
     names = [re.findall(r"`(\w+)`", head)[0] if "`" in head else head for head in rows[0]]
     assert names == ["system", "step", "ok", "parse_failed", "not_converged"]
     assert rows[2:] == [["sft", "sample", "180", "20", "0"], ["sft", "relax", "160", "0", "40"]]
+
+
+def test_ledger_of_several_evaluators_says_whose_step(tmp_path):
+    lines = LEDGER.replace("status,n", "evaluator,status,n").replace("sample,", "sample,,").splitlines()
+    lines = [line.replace("relax,", "relax,sevennet,") for line in lines] + ["sft,relax,chgnet,ok,180"]
+    rows = markdown_rows(render(tmp_path, "failure_ledger", failure_ledger="\n".join(lines))["md"])
+    assert [row[:4] for row in rows[2:]] == [
+        ["sft", "sample", "–", "180"],
+        ["sft", "relax", "sevennet", "160"],
+        ["sft", "relax", "chgnet", "180"],
+    ]
+
+
+def test_cross_evaluator_names_its_evaluators(tmp_path):
+    params = {"evaluators": {"sevennet": "sevennet 7net-0", "chgnet": "chgnet"}}
+    made = render(tmp_path, "cross_evaluator", params, cross_evaluator=CROSS, table1=TABLE1)
+    rows = markdown_rows(made["md"])
+    named = by_name(rows)
+    assert named["sevennet_stable_pct"] == ["30.00 [24.00, 36.00]"] and named["chgnet_stable_pct"] == ["25.00"]
+    assert named["formula_match_pct"] == ["61.50"] and named["n_both_chgnet"] == ["150"]
+    assert named["n_primary_stable_unjudged"] == ["4"]
+    heads = "\n".join(head for head, _ in rows)
+    assert "Stable under all, of those stable under sevennet 7net-0 (%)" in heads
+    assert "E_hull of chgnet and sevennet 7net-0: Spearman ρ" in heads and "{" not in heads
+    assert made["tex"].isascii() and r"\rho" in made["tex"]
+
+
+def test_table1_of_a_further_evaluator_has_its_title(tmp_path):
+    made = render(tmp_path, "table1", {"title": "Table 1 under chgnet: stability"}, table1=TABLE1)
+    assert all("Table 1 under chgnet: stability" in text for text in made.values())
 
 
 def test_paper_values_as_printed():

@@ -151,11 +151,13 @@ def test_script_and_ledger(tmp_path):
     assert np.allclose(csv.iloc[:, 3:], parquet.iloc[:, 3:], rtol=1e-5, equal_nan=True)
     assert csv["e_hull_mean_ev_per_atom"][0] == 0.0933333  # six significant digits
 
-    rows = ledger_rows("sft", read_system(**paths))
+    frames = read_system(**paths)
+    rows = ledger_rows("sft", frames, {"sevennet": frames})
     counts = {(row["step"], row["status"]): row["n"] for row in rows}
     assert counts["sample", "parse_failed"] == 2 and counts["hull", "no_reference"] == 1
     assert all(sum(n for (step, _), n in counts.items() if step == s) == len(ROWS) for s, _ in counts)
-    assert {(row["step"], row["n"]) for row in ledger_rows("rl", read_system(**empty))} == {
+    none = read_system(**empty)
+    assert {(row["step"], row["n"]) for row in ledger_rows("rl", none, {"sevennet": none})} == {
         (step, 0) for step in ("sample", "relax", "hull", "match", "novelty", "fingerprint")
     }
 

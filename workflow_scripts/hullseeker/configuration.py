@@ -14,6 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from hullseeker.cross_check import evaluators_by_key, repeated
 from hullseeker.energy_scales import refusal
 from hullseeker.evaluators import ENGINES, EVALUATORS, name_in_rows
 
@@ -103,8 +104,8 @@ def _check_files(data: Mapping) -> list[str]:
     return problems
 
 
-def _check_evaluator(relax: Mapping) -> list[str]:
-    """Return what is wrong with the evaluator: its model, precision and engine."""
+def _check_evaluator(key: str, relax: Mapping) -> list[str]:
+    """Return what is wrong with an evaluator, named by its key: its model, precision, engine and optimizer."""
     potential, model, precision = relax["potential"], relax["model"], relax["precision"]
     evaluator, problems = EVALUATORS[potential], []
     known = ", ".join(evaluator.models)
@@ -116,7 +117,7 @@ def _check_evaluator(relax: Mapping) -> list[str]:
             wrong = "is not one of its models"
             close = difflib.get_close_matches(model, evaluator.models, n=1, cutoff=0.5)
             remedy = f"did you mean {close[0]}? {remedy}" if close else remedy
-        problems.append(f"relax.model is {model!r}, which {wrong}; {remedy}")
+        problems.append(f"{key}.model is {model!r}, which {wrong}; {remedy}")
     if precision not in evaluator.precisions:
         able = ", ".join(name for name, other in EVALUATORS.items() if precision in other.precisions)
         problems.append(
@@ -168,9 +169,12 @@ def _check_combinations(config: Mapping) -> list[str]:
             "it must leave something to train on, so stay below 1"
         )
     problems += _check_files(data)
-    problems += _check_evaluator(config["relax"])
-    evaluator = name_in_rows(config["relax"]["potential"], config["relax"]["model"])
-    problems += filter(None, [refusal(evaluator, config["hull"]["reference"])])
+    reference = config["hull"]["reference"]
+    for key, settings in evaluators_by_key(config["relax"]).items():
+        problems += _check_evaluator(key, settings)
+        evaluator = name_in_rows(settings["potential"], settings["model"])
+        problems += filter(None, [refusal(evaluator, reference, f"{key}.potential")])
+    problems += repeated(config["relax"])
     if config["hull"]["reference"] == "mp" and data["source"] in ("demo", "mp20"):
         problems.append(
             f"hull.reference is 'mp', and data.source: {data['source']} has no competing phases with the Materials "

@@ -24,13 +24,13 @@ def scale_of(potential: str) -> str:
     return EVALUATORS[name].scale_of_model(model)
 
 
-def refusal(potential: str, reference: str) -> str | None:
+def refusal(potential: str, reference: str, key: str = "relax.potential") -> str | None:
     """Return why the energies of a potential (sevennet or sevennet:7net-0) do not go with a hull reference, or None."""
     scale = scale_of(potential)
     if reference == "evaluator" or scale in ("mp_corrected", "mp_uncorrected"):
         return None
     return (
-        f"hull.reference is 'mp', whose energies are on the scale mp_corrected, and relax.potential is {potential!r}, "
+        f"hull.reference is 'mp', whose energies are on the scale mp_corrected, and {key} is {potential!r}, "
         f"whose energies are on the scale {scale}; no correction leads from one to the other: use hull.reference: "
         "evaluator"
     )

@@ -28,6 +28,16 @@ def as_paths(named_input: str | Sequence[str]) -> list[str]:
     return [str(named_input)] if isinstance(named_input, (str, Path)) else [str(path) for path in named_input]
 
 
+def paths_by_evaluator(
+    named_input: str | Sequence[str], evaluators: Sequence[str], n_systems: int
+) -> dict[str, list[str]]:
+    """Return the paths, one per system, of every evaluator; a rule lists them by evaluator, and within it by system."""
+    paths = as_paths(named_input)
+    if len(paths) != len(evaluators) * n_systems:
+        raise ValueError(f"{len(paths)} tables for {len(evaluators)} evaluators of {n_systems} systems")
+    return {name: paths[i * n_systems : (i + 1) * n_systems] for i, name in enumerate(evaluators)}
+
+
 def read_system(samples: str | Path, **children: str | Path) -> dict[str, pd.DataFrame]:
     """Return the samples of one system and its child tables by schema name, indexed by structure_id.
 
