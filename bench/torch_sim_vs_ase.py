@@ -45,19 +45,20 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     cells = shaken_cells(n_cells)
     print(f"{where}; {n_cells} cells of {np.mean([len(cell) for cell in cells]):.1f} atoms, torch {torch.__version__}")
-    settings = RelaxSettings(batch_atoms=ATOMS_TOGETHER[device])
+    optimizers = {"per_cell": "spring_bfgs", "torch_sim": "lbfgs"}
+    settings = {name: RelaxSettings(optimizer=o, batch_atoms=ATOMS_TOGETHER[device]) for name, o in optimizers.items()}
     for name, _, model in potentials:
         potential = load_potential(name, model or None, device)
         outcomes, seconds = {}, {}
         for engine in ENGINES:
             relax = load_engine(engine)
-            relax(potential, cells[:4], settings)  # warm-up
+            relax(potential, cells[:4], settings[engine])  # warm-up
             started = time.perf_counter()
-            outcomes[engine] = relax(potential, cells, settings)
+            outcomes[engine] = relax(potential, cells, settings[engine])
             seconds[engine] = time.perf_counter() - started
             converged = sum(outcome.status == "ok" for outcome in outcomes[engine])
             steps = np.median([outcome.n_steps for outcome in outcomes[engine]])
-            print(f"{potential.name} {engine}: {n_cells / seconds[engine]:.2f} relaxations a second, "
+            print(f"{potential.name} {engine} ({optimizers[engine]}): {n_cells / seconds[engine]:.2f} relaxations a second, "
                   f"{converged} converged, median {steps:.0f} steps")  # fmt: skip
         pairs = zip(*outcomes.values(), strict=True)
         gaps = [abs(a.energy_ev_per_atom - b.energy_ev_per_atom) for a, b in pairs if a.status == b.status == "ok"]

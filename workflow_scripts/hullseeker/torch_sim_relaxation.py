@@ -51,6 +51,7 @@ def relax_in_flight(
             finish(index, refused)
     if all(results):
         return results
+    Optimizer(settings.optimizer)  # raises ValueError where torch-sim has none of that name: no failure of a cell
     model = potential.torch_sim_model()
 
     def attempt(indices: list[int]) -> None:
