@@ -58,8 +58,8 @@ def main() -> None:
             seconds[engine] = time.perf_counter() - started
             converged = sum(outcome.status == "ok" for outcome in outcomes[engine])
             steps = np.median([outcome.n_steps for outcome in outcomes[engine]])
-            print(f"{potential.name} {engine} ({optimizers[engine]}): {n_cells / seconds[engine]:.2f} relaxations a second, "
-                  f"{converged} converged, median {steps:.0f} steps")  # fmt: skip
+            print(f"{potential.name} {engine} ({optimizers[engine]}): {n_cells / seconds[engine]:.2f} relaxations a "
+                  f"second, {converged} converged, median {steps:.0f} steps")  # fmt: skip
         pairs = zip(*outcomes.values(), strict=True)
         gaps = [abs(a.energy_ev_per_atom - b.energy_ev_per_atom) for a, b in pairs if a.status == b.status == "ok"]
         print(f"{potential.name}: torch_sim / per_cell {seconds['per_cell'] / seconds['torch_sim']:.2f}; energies "
