@@ -2,11 +2,16 @@
 #   snakemake make_resources --cores all --configfile experiments/demo.yaml
 BUILT = "results/resources"
 N_RESOURCE_SHARDS = 64
+N_SCREEN_SHARDS = 8
 RESOURCE_RELAX = {
     **EVALUATORS[EVALUATOR],
     "max_steps": config["resources"]["relax_max_steps"],
     "n_shards": N_RESOURCE_SHARDS,
 }
+
+
+def relaxed_shards(name, n_shards):
+    return expand(f"{BUILT}/relaxed/{name}-{{shard}}.parquet", shard=range(n_shards))
 
 
 rule make_resources:
@@ -48,6 +53,45 @@ use rule relax_structures as relax_candidates with:
         code=code("relax_structures.py"),
 
 
+# What the first draw of decorations leaves: which formulas there are, not yet which structure each has.
+rule select_first_materials:
+    input:
+        candidates=f"{BUILT}/candidates.parquet",
+        relaxed=relaxed_shards("candidates", N_RESOURCE_SHARDS),
+        elements=f"{BUILT}/elemental_phases.parquet",
+    output:
+        materials=f"{BUILT}/first/materials.parquet",
+        phases=f"{BUILT}/first/phases.parquet",
+    log:
+        "logs/resources/select_first_materials.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings=lookup("resources", within=config),
+        code=code("select_demo_materials.py"),
+    script:
+        "../workflow_scripts/select_demo_materials.py"
+
+
+rule screen_prototypes:
+    input:
+        materials=f"{BUILT}/first/materials.parquet",
+    output:
+        screened=temp(f"{BUILT}/screened/{{shard}}.parquet"),
+        relaxed=temp(f"{BUILT}/relaxed/screened-{{shard}}.parquet"),
+    log:
+        "logs/resources/screen_prototypes-{shard}.log",
+    conda:
+        evaluator_env
+    params:
+        settings=lookup("resources/screen", within=config),
+        relax=RESOURCE_RELAX,
+        n_shards=N_SCREEN_SHARDS,
+        code=lambda wc: [code("screen_prototypes.py"), *evaluator_code(wc)],
+    script:
+        "../workflow_scripts/screen_prototypes.py"
+
+
 rule find_elemental_phases:
     output:
         f"{BUILT}/elemental_phases.parquet",
@@ -65,11 +109,16 @@ rule find_elemental_phases:
 
 rule select_demo_materials:
     input:
-        candidates=f"{BUILT}/candidates.parquet",
-        relaxed=expand(
-            f"{BUILT}/relaxed/candidates-{{shard}}.parquet",
-            shard=range(N_RESOURCE_SHARDS),
-        ),
+        candidates=[
+            f"{BUILT}/candidates.parquet",
+            *expand(
+                f"{BUILT}/screened/{{shard}}.parquet", shard=range(N_SCREEN_SHARDS)
+            ),
+        ],
+        relaxed=[
+            *relaxed_shards("candidates", N_RESOURCE_SHARDS),
+            *relaxed_shards("screened", N_SCREEN_SHARDS),
+        ],
         elements=f"{BUILT}/elemental_phases.parquet",
     output:
         materials=f"{BUILT}/demo_materials.parquet",

@@ -12,6 +12,7 @@ from hullseeker.hull import Hull, composition_of
 from hullseeker.logs import logging_to, progress
 from hullseeker.matching import IDENTITY_MATCHER, matches_any
 from hullseeker.provenance import describe_run
+from hullseeker.result_tables import as_paths
 from hullseeker.structures import from_structure, reduced_formula, to_structure
 from hullseeker.tables import read_table, write_table
 
@@ -74,9 +75,11 @@ def main(snakemake) -> None:
     settings = dict(snakemake.params.settings)
     with logging_to(snakemake.log[0], "select_demo_materials") as log:
         candidates = {
-            row["structure_id"]: row for row in read_table(snakemake.input.candidates, "candidates").to_pylist()
+            row["structure_id"]: row
+            for path in as_paths(snakemake.input.candidates)
+            for row in read_table(path, "candidates").to_pylist()
         }
-        relaxed = [row for path in snakemake.input.relaxed for row in read_table(path, "relaxed").to_pylist()]
+        relaxed = [row for path in as_paths(snakemake.input.relaxed) for row in read_table(path, "relaxed").to_pylist()]
         if {row["structure_id"] for row in relaxed} != set(candidates):
             raise ValueError("the relaxed shards do not hold exactly the candidates; run them all again")
         rows = [
@@ -101,7 +104,7 @@ def main(snakemake) -> None:
         limit = settings["keep_below_ev_per_atom"]
         materials = [row for row in unique if row["e_above_hull_ev_per_atom"] < limit] + elements_as_materials(elements)
         phases = [row for row in unique if row["e_above_hull_ev_per_atom"] >= limit]
-        metadata = describe_run(settings, [snakemake.input.candidates, snakemake.input.elements])
+        metadata = describe_run(settings, [*as_paths(snakemake.input.candidates), snakemake.input.elements])
         write_table(snakemake.output.materials, materials, "materials", metadata)
         write_table(snakemake.output.phases, phases, "materials", metadata)
         log.info(
