@@ -215,6 +215,12 @@ def test_a_stage_is_named_by_its_last_part_and_the_running_mean_is_centred():
     assert plot_training_curves.series(curve, "sft", "loss").empty
 
 
+def test_figure2_of_a_further_evaluator_names_it():
+    title = "Evaluator: chgnet"
+    assert plot_hull_distribution.draw_figure([], (-0.1, 0.5), 0.1, seed=1, title=title).get_suptitle() == title
+    assert plot_hull_distribution.draw_figure([], (-0.1, 0.5), 0.1, seed=1).get_suptitle() == ""
+
+
 @pytest.mark.parametrize("caption", sorted((Path(__file__).parents[2] / "report").glob("*.rst")), ids=lambda p: p.stem)
 def test_captions_render_as_restructured_text(caption):
     jinja2, core = pytest.importorskip("jinja2"), pytest.importorskip("docutils.core")
