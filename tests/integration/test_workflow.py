@@ -339,7 +339,14 @@ def test_from_files_of_others_to_both_tables(checkout):
         "data": {"source": "files", "train": "files/train.csv", "test": "files/test.csv", "citation": "nobody, 2026"},
         "systems": {"base": {"kind": "language_model", "label": "Base", "stages": []}},
         "sampling": {"n_samples": 3, "n_shards": 1},
-        "relax": {"cross_check": [{"potential": "chgnet"}]},
+        # Loose, so that samples of an untrained model converge under both evaluators.
+        "relax": {
+            "cross_check": [{"potential": "chgnet"}],
+            "max_force_ev_per_ang": 0.3,
+            "max_stress_gpa": 3.0,
+            "n_shards": 1,
+        },
+        "hull": {"n_shards": 1},
     }
     (folder / "files.yaml").write_text(yaml.safe_dump(overlay))
     (folder / "again.yaml").write_text(yaml.safe_dump({"experiment": "again"}))

@@ -215,15 +215,27 @@ def test_a_stage_is_named_by_its_last_part_and_the_running_mean_is_centred():
     assert plot_training_curves.series(curve, "sft", "loss").empty
 
 
+def test_figure2_of_a_further_evaluator_names_it():
+    title = "Evaluator: chgnet"
+    assert plot_hull_distribution.draw_figure([], (-0.1, 0.5), 0.1, seed=1, title=title).get_suptitle() == title
+    assert plot_hull_distribution.draw_figure([], (-0.1, 0.5), 0.1, seed=1).get_suptitle() == ""
+
+
 @pytest.mark.parametrize("caption", sorted((Path(__file__).parents[2] / "report").glob("*.rst")), ids=lambda p: p.stem)
 def test_captions_render_as_restructured_text(caption):
     jinja2, core = pytest.importorskip("jinja2"), pytest.importorskip("docutils.core")
     systems = {"base": {"label": "Base", "stages": []}, "mine": {"label": "Mine", "kind": "samples"}}
     systems["both"] = {"label": "Both", "stages": ["sft", "grpo"]}
     config = {"experiment": "demo", "systems": systems, "hull": {"stable_below_ev_per_atom": 0.1}}
+    config["relax"] = {"cross_check": [{"potential": "chgnet"}, {"potential": "uma"}]}
+    params = SimpleNamespace(
+        evaluator="sevennet 7net-0", evaluators={"sevennet": "sevennet 7net-0", "chgnet": "chgnet"}
+    )
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(caption.read_text())
-    text = template.render(snakemake=SimpleNamespace(config=config))
+    text = template.render(snakemake=SimpleNamespace(config=config, params=params))
     html = core.publish_parts(text, writer="html", settings_overrides={"halt_level": 2, "report_level": 2})["body"]
     assert "{{" not in text and "<p>" in html
     if caption.stem == "workflow":
-        assert html.count("<li>") == len(systems) and "sft, then grpo" in html
+        assert html.count("<li>") == len(systems) and "sft, then grpo" in html and "chgnet and uma\nrelaxed" in html
+    if caption.stem in ("table1", "figure2", "cross_evaluator"):
+        assert "sevennet 7net-0" in html
