@@ -42,9 +42,6 @@ EVALUATOR_LABELS = {
     name: evaluator_label(settings) for name, settings in EVALUATORS.items()
 }
 EVALUATOR, *CROSS_CHECKS = EVALUATORS
-for settings in EVALUATORS.values() if workflow.is_main_process else []:
-    if refused := missing_access(settings):
-        raise WorkflowError(f"the evaluator cannot be loaded: {refused}")
 TABLES_PER_CROSS_CHECK = {f"table1_{name}": name for name in CROSS_CHECKS}
 TABLE_TITLES = {
     "table1": "Table 1: stability",
@@ -108,17 +105,21 @@ def evaluator_weights(wc):
 
 
 onstart:
-    # What a cluster's nodes have cannot be seen from here.
+    # What only some rules need is asked for where they will run: figures need no evaluator. What a cluster's nodes
+    # have cannot be seen from here.
     rules_to_run = {job.rule.name for job in workflow.dag.needrun_jobs()}
-    problems = []
-    if workflow.local_exec:
-        for settings in EVALUATORS.values():
-            problems += missing_gpus({**config, "relax": settings}, rules_to_run)
-    if not workflow.deployment_settings.deployment_method & {
+    relaxes = not rules_to_run.isdisjoint(RULES_OF_DEVICE["relax.device"])
+    in_own_env = workflow.deployment_settings.deployment_method & {
         DeploymentMethod.CONDA,
         DeploymentMethod.APPTAINER,
-    } and not rules_to_run.isdisjoint(RULES_OF_DEVICE["relax.device"]):
-        for settings in EVALUATORS.values():
+    }
+    problems = []
+    for settings in EVALUATORS.values():
+        if workflow.local_exec:
+            problems += missing_gpus({**config, "relax": settings}, rules_to_run)
+        if relaxes:
+            problems += missing_access(settings)
+        if relaxes and not in_own_env:
             problems += missing_packages(settings)
     if problems:
         raise WorkflowError("\n".join(dict.fromkeys(problems)))

@@ -91,6 +91,11 @@ def set_key(config, dotted, value):
         ("relax.cross_check", [{"potential": "chgnet", "fmax": 1}], ["fmax", "known keys are potential, model"]),
         ("relax.cross_check", [{"potential": "mace"}], ["relax.cross_check.0.potential is 'mace'", "sevennet, chgnet"]),
         ("relax.cross_check", [{"potential": "chgnet", "model": "7net-0"}], ["relax.cross_check.0.model is '7net-0'"]),
+        (
+            "relax.cross_check",
+            [{"potential": "chgnet", "engine": "torch_sim"}],
+            ["relax.cross_check.0.engine is 'torch_sim'", "no wrapper for relax.cross_check.0.potential: chgnet"],
+        ),
         ("relax.cross_check", [{"potential": "sevennet"}], ["relax.cross_check.0", "sevennet:7net-0", "once"]),
         (
             "relax.cross_check",
@@ -174,7 +179,7 @@ def test_a_checkpoint_file_of_any_name_is_accepted(config, tmp_path):
     for potential in EVALUATORS:
         config["relax"] |= {"potential": potential, "model": str(path)}
         check_config(config, SCHEMA)
-        assert missing_access(config["relax"]) is None
+        assert missing_access(config["relax"]) == []
 
 
 @pytest.fixture
@@ -190,25 +195,26 @@ UMA = {"potential": "uma", "model": None}
 
 
 def test_gated_weights_need_a_login_or_the_file(no_login, monkeypatch):
-    words = missing_access(UMA)
+    (words,) = missing_access(UMA)
     for word in ("relax.model is 'uma-s-1p1'", str(no_login / "cache"), "facebook/UMA", "hf auth login", "HF_TOKEN"):
         assert word in words
     snapshot = no_login / "cache" / "models--facebook--UMA" / "snapshots" / "abc" / "checkpoints"
     snapshot.mkdir(parents=True)
     (snapshot / "uma-s-1p1.pt").write_bytes(b"")
-    assert missing_access(UMA) is None
-    assert "uma-m-1p1" in missing_access(UMA | {"model": "uma-m-1p1"})
+    assert missing_access(UMA) == []
+    assert "uma-m-1p1" in missing_access(UMA | {"model": "uma-m-1p1"})[0]
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    assert missing_access(UMA | {"model": "uma-m-1p1"}) is None
+    assert missing_access(UMA | {"model": "uma-m-1p1"}) == []
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE" in missing_access(UMA | {"model": "uma-m-1p1"})
-    assert "hf_secret" not in missing_access(UMA | {"model": "uma-m-1p1"})
+    (words,) = missing_access(UMA | {"model": "uma-m-1p1"})
+    assert "HF_HUB_OFFLINE" in words
+    assert "hf_secret" not in words
 
 
 def test_a_token_file_is_a_login(no_login):
-    assert missing_access(UMA) is not None
+    assert len(missing_access(UMA)) == 1
     (no_login / "token").write_text("hf_secret")
-    assert missing_access(UMA) is None
+    assert missing_access(UMA) == []
 
 
 def test_a_gpu_is_asked_for_by_rules_that_will_run(config, monkeypatch):
@@ -259,7 +265,7 @@ def snakemake(tmp_path, overlay, *words, **environment):
 def test_snakemake_refuses_before_the_first_job(tmp_path):
     uma = "relax: {potential: uma}"
     alone = {"HF_HOME": str(tmp_path), "FAIRCHEM_CACHE_DIR": str(tmp_path)}
-    code, output = snakemake(tmp_path, uma, "-n", **alone)
+    code, output = snakemake(tmp_path, uma, **alone)
     assert code != 0
     assert "hf auth login" in output
     code, output = snakemake(tmp_path, uma, "-n", HF_TOKEN="hf_secret", **alone)

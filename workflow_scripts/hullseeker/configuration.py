@@ -121,25 +121,23 @@ def _check_evaluator(key: str, relax: Mapping) -> list[str]:
     if precision not in evaluator.precisions:
         able = ", ".join(name for name, other in EVALUATORS.items() if precision in other.precisions)
         problems.append(
-            f"relax.precision is {precision!r}, and relax.potential: {potential} computes in "
+            f"{key}.precision is {precision!r}, and {key}.potential: {potential} computes in "
             f"{' or '.join(evaluator.precisions)} alone; use that, or a potential that has {precision} ({able})"
         )
     engine, optimizer = ENGINES[relax["engine"]], relax["optimizer"]
     if relax["engine"] not in evaluator.engines:
         able = ", ".join(name for name, other in EVALUATORS.items() if relax["engine"] in other.engines)
         problems.append(
-            f"relax.engine is {relax['engine']!r}, which has no wrapper for relax.potential: {potential}; use "
-            f"relax.engine: {evaluator.engines[0]}, or another potential ({able})"
+            f"{key}.engine is {relax['engine']!r}, which has no wrapper for {key}.potential: {potential}; use "
+            f"{key}.engine: {evaluator.engines[0]}, or another potential ({able})"
         )
     if optimizer not in engine.optimizers:
         problems.append(
-            f"relax.optimizer is {optimizer!r}, which does not work in relax.engine: {relax['engine']}; use "
+            f"{key}.optimizer is {optimizer!r}, which does not work in {key}.engine: {relax['engine']}; use "
             f"{' or '.join(engine.optimizers)}"
         )
     if relax["keep_symmetry"] and relax["engine"] == "torch_sim":
-        problems.append(
-            "relax.keep_symmetry is true, which relax.engine: torch_sim cannot do; use relax.engine: per_cell"
-        )
+        problems.append(f"relax.keep_symmetry is true, which {key}.engine: torch_sim cannot do; use per_cell")
     return problems
 
 

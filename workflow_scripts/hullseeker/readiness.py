@@ -21,28 +21,28 @@ RULES_OF_DEVICE = {
 _YES = ("1", "ON", "YES", "TRUE")
 
 
-def missing_access(relax: Mapping) -> str | None:
-    """Return why the hub would not hand out the evaluator's weights, None where it may or none are needed."""
+def missing_access(relax: Mapping) -> list[str]:
+    """Return why the hub would not hand out the evaluator's weights; nothing where it may or none are needed."""
     evaluator = EVALUATORS[relax["potential"]]
     model, hub = relax["model"] or evaluator.default_model, evaluator.hub
     if hub is None or model not in evaluator.models:
-        return None
+        return []
     file = hub.file.format(model=model)
     repository = hub.cache_folder() / f"models--{hub.repository.replace('/', '--')}"
     if any(path.is_file() for path in repository.glob(f"snapshots/*/{file}")):
-        return None
+        return []
     missing = f"relax.model is {model!r}, whose weights are not yet in {hub.cache_folder()}"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES:
-        return (
+        return [
             f"{missing}, and HF_HUB_OFFLINE forbids to fetch them; unset it, or give a checkpoint file as relax.model"
-        )
+        ]
     if has_hub_login():
-        return None
-    return (
+        return []
+    return [
         f"{missing}, and the hub gives them only to accounts that accepted their licence; accept it at "
         f"https://huggingface.co/{hub.repository} and log in with `hf auth login` or set HF_TOKEN, or give a file as "
         "relax.model"
-    )
+    ]
 
 
 def has_hub_login() -> bool:
