@@ -398,7 +398,7 @@ def check_cross_check(checkout: Path, phases: list[dict]) -> None:
     assert row["n_both_chgnet"] == sum(None not in pair for pair in zip(*e_hull.values(), strict=True))
     table1 = pd.read_csv(results / "tables" / "table1_chgnet.csv")
     assert table1["stability_rate_all_pct"][0] == row["chgnet_stable_pct"]
-    assert "Table 1 under chgnet: stability" in (results / "tables" / "table1_chgnet.html").read_text()
+    assert "Table 1 under chgnet 0.3.0: stability" in (results / "tables" / "table1_chgnet.html").read_text()
     more = [f"results/files/{name}" for name in ("figures/figure2_chgnet.png", "tables/failure_ledger.html")]
     run(checkout, *more, overlays=("files/files.yaml",))
     assert (results / "figures" / "figure2_chgnet.png").stat().st_size > 10_000
