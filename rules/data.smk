@@ -120,6 +120,7 @@ rule split_materials:
             for name in (
                 "max_sites",
                 "exclude_elements",
+                "max_e_above_hull_ev_per_atom",
                 "split_by",
                 "validation_fraction",
                 "test_fraction",

@@ -137,6 +137,7 @@ def main(snakemake) -> None:
         facts += [
             ("Left out, cell too large", str(selection["n_too_large"])),
             ("Left out, excluded element", str(selection["n_excluded"])),
+            ("Left out, too far above the hull", str(selection["n_unstable"])),
             ("Leaks between splits", str(len(leaks)) if len(leaks) else "none: no formula and no crystal in two"),
         ]
         for path in inputs.refused:

@@ -38,6 +38,19 @@ def assign_splits(
     return splits
 
 
+def stable_enough(rows: Sequence[dict], max_e_above_hull_ev_per_atom: float | None) -> list[dict]:
+    """Return the rows no farther above the hull than that; ValueError where one has no E_hull to judge it by."""
+    if max_e_above_hull_ev_per_atom is None:
+        return list(rows)
+    unknown = [row["structure_id"] for row in rows if row["e_above_hull_ev_per_atom"] is None]
+    if unknown:
+        raise ValueError(
+            f"data.max_e_above_hull_ev_per_atom is {max_e_above_hull_ev_per_atom:g}, and {len(unknown)} of {len(rows)} "
+            f"materials have no e_above_hull_ev_per_atom ({unknown[0]}, …); set it to null, or give their energies"
+        )
+    return [row for row in rows if row["e_above_hull_ev_per_atom"] <= max_e_above_hull_ev_per_atom]
+
+
 def fill_splits(rows: Sequence[dict], settings: Mapping, seed: int) -> None:
     """Give each row its split: the one it came with, or one drawn here; a ready-made training set without
     validation set has its validation share drawn from it. ValueError where some rows came with a split, some without.
@@ -62,7 +75,8 @@ def main(snakemake) -> None:
         rows = read_table(snakemake.input.materials, "materials").to_pylist()
         excluded = {Element(symbol).Z for symbol in settings["exclude_elements"]}
         small = [row for row in rows if len(row["atomic_numbers"]) <= settings["max_sites"]]
-        used = [row for row in small if not excluded.intersection(row["atomic_numbers"])]
+        allowed = [row for row in small if not excluded.intersection(row["atomic_numbers"])]
+        used = stable_enough(allowed, settings["max_e_above_hull_ev_per_atom"])
         for row in used:
             row["formula"] = reduced_formula(row["atomic_numbers"])
         fill_splits(used, settings, seed)
@@ -72,15 +86,17 @@ def main(snakemake) -> None:
                 f"the split gives {n_rows} rows of {len(rows)}; both train and test need some: "
                 "change data.test_fraction, data.max_sites or the files"
             )
-        counts = {"n_read": len(rows), "n_too_large": len(rows) - len(small), "n_excluded": len(small) - len(used)}
+        counts = {"n_read": len(rows), "n_too_large": len(rows) - len(small), "n_excluded": len(small) - len(allowed)}
+        counts["n_unstable"] = len(allowed) - len(used)
         about = describe_run(settings, [snakemake.input.materials], seed) | {"selection": json.dumps(counts)}
         write_table(snakemake.output.materials, used, "materials", about)
         log.info(
-            "done: %d rows read, %d above %d sites, %d with excluded elements; %s",
+            "done: %d rows read, %d above %d sites, %d with excluded elements, %d too far above the hull; %s",
             counts["n_read"],
             counts["n_too_large"],
             settings["max_sites"],
             counts["n_excluded"],
+            counts["n_unstable"],
             ", ".join(f"{name} {n}" for name, n in n_rows.items()),
         )
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import check_splits
 from check_splits import describe_leaks, find_leaks, is_leak
 from hullseeker.tables import read_table, write_table
-from split_materials import assign_splits, fill_splits, group_of
+from split_materials import assign_splits, fill_splits, group_of, stable_enough
 
 GROUPS = st.dictionaries(st.text(min_size=1, max_size=6), st.integers(1, 3), max_size=40)
 
@@ -25,6 +25,16 @@ def test_each_number_of_elements_gives_its_share_and_order_does_not_matter(group
         found = [splits[g] for g in groups if groups[g] == n]
         assert abs(found.count("test") - test * len(found)) <= 0.5
         assert abs(found.count("train") - (1 - test - val) * len(found)) <= 0.5
+
+
+def test_materials_too_far_above_the_hull_are_left_out():
+    rows = [{"structure_id": f"m-{e}", "e_above_hull_ev_per_atom": e} for e in (0.0, -0.01, 0.03, 0.031)]
+    assert [row["structure_id"] for row in stable_enough(rows, 0.03)] == ["m-0.0", "m--0.01", "m-0.03"]
+    assert stable_enough(rows, None) == rows
+    rows.append({"structure_id": "m-x", "e_above_hull_ev_per_atom": None})
+    assert len(stable_enough(rows, None)) == 5
+    with pytest.raises(ValueError, match="1 of 5 materials have no e_above_hull_ev_per_atom \\(m-x"):
+        stable_enough(rows, 0.03)
 
 
 def test_more_data_moves_few_groups():
