@@ -309,10 +309,11 @@ def test_killed_in_every_rule_the_tables_are_the_same(checkout):
         time.sleep(0.01)
     output.join()
     run(checkout, "--quiet", "all")
+    # Some rules are over in the blink of an eye (make_sun, make_ledger, renders): they may be missed.
     assert set(killed) >= {
         *("split_materials", "build_reference", "train_sft", "train_grpo", "sample_structures", "relax_structures"),
         *("compute_hull", "match_structures", "assess_novelty", "audit_rewards", "featurize_structures"),
-        *("make_table1", "make_table2", "make_sun", "make_audit_table", "plot_crystals", "plot_hull_distribution"),
+        *("make_table1", "make_table2", "make_audit_table", "plot_crystals", "plot_hull_distribution"),
     }
     for log in ("train_sft.log", "train_grpo/sft-grpo.log"):
         assert "going on from checkpoint" in (checkout / "logs" / "test" / log).read_text()
