@@ -58,6 +58,10 @@ def hull_row(hull: Hull, relaxed: Mapping, reference: str = "evaluator") -> dict
         "energy_ev_per_atom": energy,
         "hull_energy_ev_per_atom": point.energy_ev_per_atom,
         "e_above_hull_ev_per_atom": energy - point.energy_ev_per_atom,
+        # Of the structure as it was generated: how much of a low E_hull is the relaxation's doing.
+        "generated_e_above_hull_ev_per_atom": energy
+        - point.energy_ev_per_atom
+        + (relaxed["initial_energy_ev_per_atom"] - relaxed["energy_ev_per_atom"]),
         "formation_energy_ev_per_atom": hull.formation_energy(composition, energy),
         "decomposition": point.decomposition,
     }

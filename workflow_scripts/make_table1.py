@@ -23,15 +23,18 @@ WITH_INTERVAL = (
     "match_rate_pct",
     "rmsd_ang",
     "rmsd_norm",
+    "stability_rate_as_generated_pct",
 )
 QUARTILES = {"e_hull_q25_ev_per_atom": 0.25, "e_hull_q75_ev_per_atom": 0.75}
 ORDER = (
     *WITH_INTERVAL[:1],
     "e_hull_std_ev_per_atom",
     "e_hull_median_ev_per_atom",
-    *WITH_INTERVAL[1:],
+    *WITH_INTERVAL[1:-1],
     "n_relaxed",
     *QUARTILES,
+    "stability_rate_as_generated_pct",
+    "e_hull_as_generated_median_ev_per_atom",
 )
 
 
@@ -69,6 +72,8 @@ def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_ato
     relaxed = (frames["relaxed"]["status"] == "ok").to_numpy(float)
     e_hull = frames["hull"]["e_above_hull_ev_per_atom"].to_numpy(float)
     stable = relaxed * (e_hull < stable_below_ev_per_atom)
+    as_generated = frames["hull"]["generated_e_above_hull_ev_per_atom"].to_numpy(float)
+    stable_as_generated = relaxed * (as_generated < stable_below_ev_per_atom)
     matched = relaxed * matches["matched"].eq(True).to_numpy(float)
     prompts = samples["prompt_formula"]
     if prompts.isna().any():
@@ -90,6 +95,7 @@ def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_ato
         "match_rate_pct": (100 * matched, relaxed),
         "rmsd_ang": mean_of(matches["rmsd_ang"].to_numpy(float), matched),
         "rmsd_norm": mean_of(matches["rmsd_norm"].to_numpy(float), matched),
+        "stability_rate_as_generated_pct": (100 * stable_as_generated * prompted, drawn),
     }
 
 
@@ -98,9 +104,11 @@ def row_of_system(system: Mapping[str, str], frames: Mapping[str, pd.DataFrame],
     ratios = ratios_of_system(frames, settings["stable_below_ev_per_atom"])
     e_hull, known = ratios["e_hull_mean_ev_per_atom"]
     e_hull = np.sort(e_hull[known > 0])
+    as_generated = frames["hull"]["generated_e_above_hull_ev_per_atom"].dropna()
     plain = {
         "e_hull_std_ev_per_atom": float(np.std(e_hull, ddof=1)) if len(e_hull) > 1 else float("nan"),
         "e_hull_median_ev_per_atom": float(np.median(e_hull)) if len(e_hull) else float("nan"),
+        "e_hull_as_generated_median_ev_per_atom": float(as_generated.median()),
         "n_relaxed": int((frames["relaxed"]["status"] == "ok").sum()),
         **{name: float(np.quantile(e_hull, q)) if len(e_hull) else float("nan") for name, q in QUARTILES.items()},
     }

@@ -23,6 +23,7 @@ COLUMNS: dict[str, list[tuple[str, str, int, str]]] = {
         ("stability_rate_pct", "Stable, of relaxed (%)", 2, "stability_rate_pct"),
         ("stability_rate_all_pct", "Stable, of all (%)", 2, ""),
         ("stability_rate_prompted_pct", "Stable and as prompted, of all (%)", 2, ""),
+        ("stability_rate_as_generated_pct", "Stable before relaxation and as prompted, of all (%)", 2, ""),
         ("formula_match_pct", "Formula as prompted, of all (%)", 2, ""),
         ("parse_rate_pct", "Is a crystal, of all (%)", 2, ""),
         ("match_rate_pct", "Relaxed matches generated (%)", 2, "match_rate_pct"),
@@ -30,6 +31,7 @@ COLUMNS: dict[str, list[tuple[str, str, int, str]]] = {
         ("rmsd_norm", "RMSD / (V/N)^(1/3)", 4, ""),
         ("e_hull_mean_ev_per_atom", "E_hull mean ± std (eV/atom)", 3, "e_hull_mean_ev_per_atom"),
         ("e_hull_median_ev_per_atom", "E_hull median, quartiles (eV/atom)", 3, ""),
+        ("e_hull_as_generated_median_ev_per_atom", "E_hull before relaxation, median (eV/atom)", 3, ""),
     ],
     "table2": [
         ("structure_validity_{choice}", "Valid structure", 3, "structure_validity"),

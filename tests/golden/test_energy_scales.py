@@ -93,10 +93,12 @@ def test_a_hull_of_the_databases_energies():
     assert [row["structure_id"] for row in refused] == ["mp-new"]
     hull = hull_of_phases(ready)
     about = {"structure_id": "s-0", "status": "ok", "error": None, "potential": "sevennet:7net-0"}
+    about["initial_energy_ev_per_atom"] = -3.0
     row = hull_row(hull, {**about, **salt, "energy_ev_per_atom": -3.4}, "mp")
     # -3.4 + half of -0.614 is -3.707, 0.007 below the database's own.
     assert row["energy_ev_per_atom"] == pytest.approx(-3.707)
     assert row["e_above_hull_ev_per_atom"] == pytest.approx(-0.007)
+    assert row["generated_e_above_hull_ev_per_atom"] == pytest.approx(0.393)
     row = hull_row(hull, {**about, **magnesia, "energy_ev_per_atom": -6.0}, "mp")
     # Of magnesium and oxygen there are the elements alone: (-1.6 - 4.95) / 2 = -3.275.
     assert row["e_above_hull_ev_per_atom"] == pytest.approx(-6.0 - 0.687 / 2 + 3.275)

@@ -147,7 +147,11 @@ def relaxed(status="ok", numbers=(11, 17), energy=-3.2, potential="sevennet:7net
         "error": None if status == "ok" else "why",
         "potential": potential,
     }
-    return row | {"atomic_numbers": numbers, "energy_ev_per_atom": energy if status == "ok" else None}
+    return (
+        row
+        | {"atomic_numbers": numbers, "energy_ev_per_atom": energy if status == "ok" else None}
+        | {"initial_energy_ev_per_atom": energy + 0.5}
+    )
 
 
 PHASES = [phase("element-011", [11], -1.0), phase("element-017", [17, 17], -2.0), phase("m-1", [11, 17], -3.0)]
@@ -157,6 +161,7 @@ def test_rows():
     hull = hull_of_phases(PHASES)
     row = hull_row(hull, relaxed())
     assert row["e_above_hull_ev_per_atom"] == pytest.approx(-0.2)
+    assert row["generated_e_above_hull_ev_per_atom"] == pytest.approx(0.3)
     assert row["formation_energy_ev_per_atom"] == pytest.approx(-1.7)
     assert row["decomposition"] == "1.000 NaCl"
     for status in ("relax_failed", "not_converged", "not_attempted"):

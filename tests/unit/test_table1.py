@@ -49,7 +49,9 @@ def write_system(folder, rows):
         tables["samples"].append(key | about | cell)
         tables["relaxed"].append(key | outcome | {"potential": "p"} | (CELL if relaxation == "ok" else {}))
         hull = "no_reference" if relaxation == "ok" and e_hull is None else relaxation
-        tables["hull"].append(key | outcome | {"status": hull, "e_above_hull_ev_per_atom": e_hull})
+        generated = None if e_hull is None else e_hull + 0.03
+        e_hulls = {"e_above_hull_ev_per_atom": e_hull, "generated_e_above_hull_ev_per_atom": generated}
+        tables["hull"].append(key | outcome | {"status": hull, **e_hulls})
         tables["matches"].append(key | outcome | {"matched": matched, "rmsd_norm": rmsd_norm, "rmsd_ang": rmsd_ang})
         tables["novelty"].append(key | {"status": "ok" if formula else "not_attempted"})
         tables["fingerprints"].append(key | {"status": "ok" if formula else "not_attempted", "content_key": "c"})
@@ -81,6 +83,9 @@ def test_denominators(tmp_path):
     assert row["e_hull_q25_ev_per_atom"] == pytest.approx(0.015)
     assert row["e_hull_q75_ev_per_atom"] == pytest.approx(0.15)
     assert row["e_hull_std_ev_per_atom"] == pytest.approx(np.std([0.05, 0.25, -0.02], ddof=1))
+    # before relaxation, 0.03 higher each: 0.08 and as prompted, 0.28, 0.01 and not as prompted
+    assert row["stability_rate_as_generated_pct"] == pytest.approx(100 * 1 / 8)
+    assert row["e_hull_as_generated_median_ev_per_atom"] == pytest.approx(0.08)
     for name in WITH_INTERVAL:
         assert row[f"{name}_ci_low"] < row[name] < row[f"{name}_ci_high"]
 
@@ -118,7 +123,7 @@ def test_system_where_all_failed(tmp_path):
 
 def test_no_prompts_no_prompted_rates(tmp_path):
     row = row_of(tmp_path, [(None, *rest) for _, *rest in ROWS])
-    for name in ("formula_match_pct", "stability_rate_prompted_pct"):
+    for name in ("formula_match_pct", "stability_rate_prompted_pct", "stability_rate_as_generated_pct"):
         assert all(math.isnan(row[n]) for n in (name, f"{name}_ci_low", f"{name}_ci_high"))
     assert row["stability_rate_all_pct"] == pytest.approx(25)
 

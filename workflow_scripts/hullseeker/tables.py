@@ -132,6 +132,7 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "energy_ev_per_atom",
                 "hull_energy_ev_per_atom",
                 "e_above_hull_ev_per_atom",
+                "generated_e_above_hull_ev_per_atom",
                 "formation_energy_ev_per_atom",
             ),
             pa.field("decomposition", pa.string()),
