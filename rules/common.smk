@@ -70,7 +70,7 @@ wildcard_constraints:
     system="[A-Za-z0-9_]+",
     evaluator="[A-Za-z0-9_]+",
     shard=r"\d+",
-    stages="sft|grpo|sft-grpo",
+    stages=r"sft|(sft-)?grpo(-\w+)?",
 
 
 def code(script):
@@ -131,8 +131,12 @@ def content(path):
 
 
 def stage_chain(system):
-    """The stages of a system as one word, empty for the base model: sft, grpo, sft-grpo."""
-    return "-".join(config["systems"][system]["stages"])
+    """The stages of a system as one word, empty for the base model: sft, grpo, sft-grpo.
+
+    With GRPO settings of its own the system's name follows: sft-grpo-mine.
+    """
+    about = config["systems"][system]
+    return "-".join([*about["stages"], *([system] if about.get("grpo") else [])])
 
 
 def rendered(table):
@@ -150,6 +154,10 @@ def of_evaluators_and_systems(folder):
     return [path for name in EVALUATORS for path in of_systems(f"{folder}/{name}")]
 
 
+GRPO_SETTINGS = {
+    stage_chain(name): {**config["grpo"], **system.get("grpo", {})}
+    for name, system in config["systems"].items()
+}
 STAGE_CHAINS = list(dict.fromkeys(filter(None, map(stage_chain, SYSTEMS))))
 RESULT_TABLES = [path for table in TABLES for path in rendered(table)]
 FIGURES = expand(

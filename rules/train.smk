@@ -39,7 +39,7 @@ rule train_grpo:
     benchmark:
         f"{BENCHMARKS}/train_grpo/{{stages}}.tsv"
     wildcard_constraints:
-        stages="grpo|sft-grpo",
+        stages=r"(sft-)?grpo(-\w+)?",
     conda:
         "../envs/hullseeker.yaml"
     params:
@@ -48,7 +48,7 @@ rule train_grpo:
         prompt=lookup("prompt", within=config),
         prompt_content=content(config["prompt"]["path"]),
         crystal_text=lookup("crystal_text", within=config),
-        settings=lookup("grpo", within=config),
+        settings=lambda wc: GRPO_SETTINGS[wc.stages],
         seed=lookup("seed", within=config),
         checkpoints=f"{RESULTS}/checkpoints/{{stages}}",
         code=code("train_grpo.py"),

@@ -49,9 +49,10 @@ PANELS = (
 def series(curve: pd.DataFrame, stage: str, quantity: str) -> pd.Series:
     """Return the finite values of one quantity of one stage, indexed by step; of a step logged twice, the last.
 
-    A stage is named by its last part: the `sft-grpo` model's own training is `grpo`.
+    A curve is that of the last stage in its name: of `sft-grpo`, and of `sft-grpo-mine`, it is `grpo`.
     """
-    rows = curve[(curve["stage"].str.split("-").str[-1] == stage) & (curve["quantity"] == quantity)]
+    last = curve["stage"].str.extract(r"^(?:sft-)?(sft|grpo)", expand=False)
+    rows = curve[(last == stage) & (curve["quantity"] == quantity)]
     values = rows.set_index("step")["value"]
     values = values[np.isfinite(values)]
     return values[~values.index.duplicated(keep="last")].sort_index()

@@ -176,7 +176,7 @@ def test_the_ledger_accounts_for_every_sample_at_every_step(checkout):
 
 
 def test_training_curves_hold_every_step(checkout):
-    for chain in ("grpo", "sft-grpo"):
+    for chain in ("grpo-rl", "sft-grpo"):
         curve = pd.DataFrame(table(checkout, f"curves/{chain}", "training_curve"))
         rewards = curve[curve.quantity == "reward_mean"]
         assert list(rewards.step) == [1, 2, 3]

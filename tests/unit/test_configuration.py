@@ -110,6 +110,13 @@ def set_key(config, dotted, value):
         ("systems", {}, ["systems", "at least one"]),
         ("systems.base.kind", "cdvae", ["systems.base.kind", "language_model"]),
         ("systems.base.stages", ["grpo", "sft"], ["systems.base.stages", "sft comes first"]),
+        ("systems.base.grpo", {"learning_rate": 1.0e-4}, ["systems.base.grpo", "its stages are []", "add grpo"]),
+        ("systems.rl.grpo", {"learning_rte": 1.0e-4}, ["learning_rte", "did you mean learning_rate?"]),
+        (
+            "systems.rl.grpo",
+            {"group_size": 3, "prompts_per_step": 3},
+            ["grpo.device_batch_size is 8", "of systems.rl.grpo (9)"],
+        ),
         ("sft.device_batch_size", 7, ["sft.device_batch_size is 7", "divide sft.batch_size (64)"]),
         ("grpo.device_batch_size", 7, ["grpo.device_batch_size is 7", "(128)"]),
         ("grpo.energy_clip_ev_per_atom", [5, -15], ["energy_clip_ev_per_atom", "lower bound first"]),

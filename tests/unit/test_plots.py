@@ -213,6 +213,8 @@ def test_a_stage_is_named_by_its_last_part_and_the_running_mean_is_centred():
     assert values.to_dict() == {1: 0.0, 2: 3.0, 3: 6.0}
     assert plot_training_curves.smoothed(values).tolist() == [1.5, 3.0, 4.5]
     assert plot_training_curves.series(curve, "sft", "loss").empty
+    curve["stage"] = "sft-grpo-mine"
+    assert len(plot_training_curves.series(curve, "grpo", "loss")) == len(values)
 
 
 def test_figure2_of_a_further_evaluator_names_it():

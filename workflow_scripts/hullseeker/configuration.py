@@ -148,12 +148,14 @@ def _check_combinations(config: Mapping) -> list[str]:
         problems.append(
             f"sft.device_batch_size is {sft['device_batch_size']}; it must divide sft.batch_size ({sft['batch_size']})"
         )
-    completions = grpo["group_size"] * grpo["prompts_per_step"]
-    if completions % grpo["device_batch_size"]:
-        problems.append(
-            f"grpo.device_batch_size is {grpo['device_batch_size']}; it must divide "
-            f"group_size x prompts_per_step ({completions})"
-        )
+    of_systems = {f"systems.{name}.grpo": {**grpo, **one.get("grpo", {})} for name, one in config["systems"].items()}
+    for key, settings in {"grpo": grpo, **of_systems}.items():
+        completions = settings["group_size"] * settings["prompts_per_step"]
+        if completions % settings["device_batch_size"] and (key == "grpo" or settings != grpo):
+            problems.append(
+                f"grpo.device_batch_size is {settings['device_batch_size']}; it must divide "
+                f"group_size x prompts_per_step of {key} ({completions})"
+            )
     low, high = grpo["energy_clip_ev_per_atom"]
     if low >= high:
         problems.append(f"grpo.energy_clip_ev_per_atom is [{low}, {high}]; give the lower bound first")
@@ -184,6 +186,8 @@ def _check_combinations(config: Mapping) -> list[str]:
         stages = system["stages"]
         if len(set(stages)) != len(stages) or ("sft" in stages and stages.index("sft") != 0):
             problems.append(f"systems.{name}.stages is {stages}; a stage comes once, and sft comes first")
+        if system.get("grpo") and "grpo" not in stages:
+            problems.append(f"systems.{name}.grpo is {system['grpo']}, and its stages are {stages}; add grpo to them")
     template = Path(config["prompt"]["path"])
     if not template.is_file():
         problems.append(
