@@ -17,7 +17,10 @@ rule compute_hull:
     conda:
         "../envs/hullseeker.yaml"
     params:
-        settings={"reference": config["hull"]["reference"]},
+        settings={
+            name: config["hull"][name]
+            for name in ("reference", "lowest_formation_energy_ev_per_atom")
+        },
         code=code("compute_hull.py"),
     script:
         "../workflow_scripts/compute_hull.py"

@@ -1,5 +1,6 @@
 """Energy above the hull of every relaxed structure, against competing phases of the same potential."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -37,10 +38,13 @@ def _names(found: set) -> str:
     return ", ".join(sorted(str(name) for name in found)) or "none"
 
 
-def hull_row(hull: Hull, relaxed: Mapping, reference: str = "evaluator") -> dict:
+def hull_row(
+    hull: Hull, relaxed: Mapping, reference: str = "evaluator", lowest_formation_energy_ev_per_atom: float = -math.inf
+) -> dict:
     """Return the hull columns of one relaxed row; a row that did not converge is passed on with its error.
 
-    The row's energy is on the scale of the hull's reference.
+    The row's energy is on the scale of the hull's reference. A formation energy lower than any compound's is a hole
+    of the potential: energy_out_of_range.
     """
     row = {"structure_id": relaxed["structure_id"], "status": relaxed["status"], "error": relaxed["error"]}
     if relaxed["status"] != "ok":
@@ -54,6 +58,13 @@ def hull_row(hull: Hull, relaxed: Mapping, reference: str = "evaluator") -> dict
         point = hull.point(composition)
     except NoReference as error:
         return row | {"status": "no_reference", "error": str(error)}
+    formation_energy = hull.formation_energy(composition, energy)
+    if formation_energy < lowest_formation_energy_ev_per_atom:
+        error = (
+            f"the formation energy is {formation_energy:.3g} eV/atom; hull.lowest_formation_energy_ev_per_atom is "
+            f"{lowest_formation_energy_ev_per_atom:g}"
+        )
+        return row | {"status": "energy_out_of_range", "error": error}
     return row | {
         "energy_ev_per_atom": energy,
         "hull_energy_ev_per_atom": point.energy_ev_per_atom,
@@ -62,7 +73,7 @@ def hull_row(hull: Hull, relaxed: Mapping, reference: str = "evaluator") -> dict
         "generated_e_above_hull_ev_per_atom": energy
         - point.energy_ev_per_atom
         + (relaxed["initial_energy_ev_per_atom"] - relaxed["energy_ev_per_atom"]),
-        "formation_energy_ev_per_atom": hull.formation_energy(composition, energy),
+        "formation_energy_ev_per_atom": formation_energy,
         "decomposition": point.decomposition,
     }
 
@@ -77,7 +88,8 @@ def main(snakemake) -> None:
         check_children([row["structure_id"] for row in relaxed], samples, str(inputs.relaxed))
         hull = hull_of_phases(phases)
         check_same_scale(phases, relaxed, settings["reference"])
-        rows = [hull_row(hull, row, settings["reference"]) for row in progress(relaxed, "hull")]
+        about = (settings["reference"], settings["lowest_formation_energy_ev_per_atom"])
+        rows = [hull_row(hull, row, *about) for row in progress(relaxed, "hull")]
         run = describe_run(settings, [inputs.samples, inputs.relaxed, inputs.phases])
         write_table(snakemake.output[0], rows, "hull", run)
         close_with_counts(log, (row["status"] for row in rows), time.perf_counter() - started)

@@ -164,6 +164,11 @@ def test_rows():
     assert row["generated_e_above_hull_ev_per_atom"] == pytest.approx(0.3)
     assert row["formation_energy_ev_per_atom"] == pytest.approx(-1.7)
     assert row["decomposition"] == "1.000 NaCl"
+    assert hull_row(hull, relaxed(), "evaluator", -1.8)["status"] == "ok"
+    hole = hull_row(hull, relaxed(), "evaluator", -1.6)
+    assert hole["status"] == "energy_out_of_range"
+    assert "the formation energy is -1.7 eV/atom" in hole["error"]
+    assert "e_above_hull_ev_per_atom" not in hole
     for status in ("relax_failed", "not_converged", "not_attempted"):
         assert hull_row(hull, relaxed(status)) == {"structure_id": "sft-000000", "status": status, "error": "why"}
     row = hull_row(hull, relaxed(numbers=(11, 19)))
