@@ -10,6 +10,8 @@ rule train_sft:
         f"{LOGS}/train_sft.log",
     benchmark:
         f"{BENCHMARKS}/train_sft.tsv"
+    # Everything waits for the trainings, the longer one first.
+    priority: 20
     conda:
         "../envs/hullseeker.yaml"
     params:
@@ -38,6 +40,7 @@ rule train_grpo:
         f"{LOGS}/train_grpo/{{stages}}.log",
     benchmark:
         f"{BENCHMARKS}/train_grpo/{{stages}}.tsv"
+    priority: 10
     wildcard_constraints:
         stages=r"(sft-)?grpo(-\w+)?",
     conda:
