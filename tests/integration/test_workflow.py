@@ -337,7 +337,13 @@ def test_from_files_of_others_to_both_tables(checkout):
         pd.DataFrame({"cif": cifs}).to_csv(folder / f"{split}.csv", index=False)
     overlay = {
         "experiment": "files",
-        "data": {"source": "files", "train": "files/train.csv", "test": "files/test.csv", "citation": "nobody, 2026"},
+        "data": {
+            "source": "files",
+            "train": "files/train.csv",
+            "test": "files/test.csv",
+            "max_e_above_hull_ev_per_atom": None,
+            "citation": "nobody, 2026",
+        },
         "systems": {"base": {"kind": "language_model", "label": "Base", "stages": []}},
         "sampling": {"n_samples": 3, "n_shards": 1},
         # Loose, so that samples of an untrained model converge under both evaluators.
@@ -424,6 +430,7 @@ def test_from_the_materials_project_to_table1_on_its_hull(checkout, monkeypatch)
             "experiment": "database",
             "data": {
                 "source": "materials_project",
+                "max_e_above_hull_ev_per_atom": None,
                 "test_fraction": 0.3,
                 "materials_project": {"endpoint": server.endpoint, "longest_wait_s": 0.1},
             },
