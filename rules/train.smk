@@ -40,9 +40,9 @@ rule train_grpo:
         f"{LOGS}/train_grpo/{{stages}}.log",
     benchmark:
         f"{BENCHMARKS}/train_grpo/{{stages}}.tsv"
-    priority: 10
     wildcard_constraints:
         stages=r"(sft-)?grpo(-\w+)?",
+    priority: 10
     conda:
         "../envs/hullseeker.yaml"
     params:
