@@ -8,10 +8,13 @@ RESOURCE_RELAX = {
     "max_steps": config["resources"]["relax_max_steps"],
     "n_shards": N_RESOURCE_SHARDS,
 }
-
-
-def relaxed_shards(name, n_shards):
-    return expand(f"{BUILT}/relaxed/{name}-{{shard}}.parquet", shard=range(n_shards))
+RELAXED_CANDIDATES = expand(
+    f"{BUILT}/relaxed/candidates-{{shard}}.parquet", shard=range(N_RESOURCE_SHARDS)
+)
+SCREENED = expand(f"{BUILT}/screened/{{shard}}.parquet", shard=range(N_SCREEN_SHARDS))
+RELAXED_SCREENED = expand(
+    f"{BUILT}/relaxed/screened-{{shard}}.parquet", shard=range(N_SCREEN_SHARDS)
+)
 
 
 rule make_resources:
@@ -57,7 +60,7 @@ use rule relax_structures as relax_candidates with:
 rule select_first_materials:
     input:
         candidates=f"{BUILT}/candidates.parquet",
-        relaxed=relaxed_shards("candidates", N_RESOURCE_SHARDS),
+        relaxed=RELAXED_CANDIDATES,
         elements=f"{BUILT}/elemental_phases.parquet",
     output:
         materials=f"{BUILT}/first/materials.parquet",
@@ -109,16 +112,8 @@ rule find_elemental_phases:
 
 rule select_demo_materials:
     input:
-        candidates=[
-            f"{BUILT}/candidates.parquet",
-            *expand(
-                f"{BUILT}/screened/{{shard}}.parquet", shard=range(N_SCREEN_SHARDS)
-            ),
-        ],
-        relaxed=[
-            *relaxed_shards("candidates", N_RESOURCE_SHARDS),
-            *relaxed_shards("screened", N_SCREEN_SHARDS),
-        ],
+        candidates=[f"{BUILT}/candidates.parquet", *SCREENED],
+        relaxed=[*RELAXED_CANDIDATES, *RELAXED_SCREENED],
         elements=f"{BUILT}/elemental_phases.parquet",
     output:
         materials=f"{BUILT}/demo_materials.parquet",
