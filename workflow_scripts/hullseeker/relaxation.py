@@ -88,7 +88,7 @@ def n_neighbours(atoms: Atoms, cutoff_ang: float) -> float:
 
 def shortest_distance_ang(atoms: Atoms, within_ang: float) -> float:
     """Return the shortest distance between two atoms, images included; infinite where none is within the range."""
-    (distances,) = (primitive_neighbor_list("d", atoms.pbc, atoms.cell.array, atoms.positions, within_ang),)
+    distances = primitive_neighbor_list("d", atoms.pbc, atoms.cell.array, atoms.positions, within_ang)
     return float(distances.min()) if len(distances) else math.inf
 
 
