@@ -6,10 +6,20 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from functools import cache
 
-from hullseeker.configuration import ConfigError, check_config, replace_systems
+from hullseeker.configuration import (
+    KEYS_OF_KIND,
+    ConfigError,
+    check_config,
+    replace_systems,
+)
 from hullseeker.cross_check import evaluator_label, evaluators
 from hullseeker.evaluators import env_of, sources_of
-from hullseeker.provenance import hash_of_code, sha256_of_file, sha256_of_path
+from hullseeker.provenance import (
+    files_of,
+    hash_of_code,
+    sha256_of_file,
+    sha256_of_path,
+)
 from hullseeker.readiness import (
     RULES_OF_DEVICE,
     missing_access,
@@ -32,6 +42,13 @@ RESULTS = f"results/{config['experiment']}"
 LOGS = f"logs/{config['experiment']}"
 BENCHMARKS = f"benchmarks/{config['experiment']}"
 SYSTEMS = list(config["systems"])
+SYSTEMS_OF_KIND = {
+    kind: [name for name, system in config["systems"].items() if system["kind"] == kind]
+    for kind in KEYS_OF_KIND
+}
+# Where nothing is trained here, all of train is what others trained on: no share of it is held back, and what test
+# shares with it is their affair.
+TRAINS = SYSTEMS != SYSTEMS_OF_KIND["samples"]
 SYSTEM_LABELS = [
     {"system": name, "label": system["label"]}
     for name, system in config["systems"].items()
@@ -136,7 +153,9 @@ def stage_chain(system):
     With GRPO settings of its own the system's name follows: sft-grpo-mine.
     """
     about = config["systems"][system]
-    return "-".join([*about["stages"], *([system] if about.get("grpo") else [])])
+    return "-".join(
+        [*about.get("stages", []), *([system] if about.get("grpo") else [])]
+    )
 
 
 def rendered(table):

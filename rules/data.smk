@@ -122,8 +122,12 @@ rule split_materials:
                 "exclude_elements",
                 "max_e_above_hull_ev_per_atom",
                 "split_by",
-                "validation_fraction",
                 "test_fraction",
+            )
+        }
+        | {
+            "validation_fraction": (
+                config["data"]["validation_fraction"] if TRAINS else 0.0
             )
         },
         seed=lookup("seed", within=config),
@@ -147,7 +151,7 @@ rule check_splits:
     conda:
         "../envs/hullseeker.yaml"
     params:
-        settings={"on_leak": config["data"]["on_leak"]},
+        settings={"on_leak": config["data"]["on_leak"] if TRAINS else "report"},
         seed=lookup("seed", within=config),
         code=code("check_splits.py"),
     script:

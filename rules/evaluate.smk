@@ -116,6 +116,26 @@ use rule featurize_samples as featurize_split with:
         code=code("featurize_structures.py"),
 
 
+# The tables that need no relaxation take the share of prompted formulas from here, not from Table 1.
+rule make_formula_match:
+    input:
+        samples=of_systems("samples"),
+    output:
+        csv=f"{RESULTS}/tables/formula_match.csv",
+        parquet=f"{RESULTS}/tables/formula_match.parquet",
+    log:
+        f"{LOGS}/make_formula_match.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        systems=SYSTEM_LABELS,
+        settings=lookup("statistics", within=config),
+        seed=lookup("seed", within=config),
+        code=code("make_formula_match.py"),
+    script:
+        "../workflow_scripts/make_formula_match.py"
+
+
 rule make_table1:
     input:
         samples=of_systems("samples"),

@@ -36,8 +36,8 @@ FOOTNOTES = {
 }
 
 
-# The share that obeys the formula stands beside every rate, so these tables also read Table 1.
-BESIDE_TABLE1 = ("table2", "sun", "audit", "cross_evaluator")
+# The share that obeys the formula stands beside every rate, so these tables also print it.
+WITH_FORMULA_MATCH = ("table2", "sun", "audit", "cross_evaluator")
 # What titles, captions and headings say of the evaluators.
 PARAMS_OF_EVALUATORS = {
     "table1": {"evaluator": EVALUATOR_LABELS[EVALUATOR]},
@@ -57,8 +57,8 @@ for table in TABLES:
         input:
             **{kind: f"{RESULTS}/tables/{table}.csv"},
             **(
-                {"table1": f"{RESULTS}/tables/table1.csv"}
-                if table in BESIDE_TABLE1
+                {"formula_match": f"{RESULTS}/tables/formula_match.csv"}
+                if table in WITH_FORMULA_MATCH
                 else {}
             ),
             paper_tables=ancient("resources/paper_tables.csv"),

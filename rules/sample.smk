@@ -1,4 +1,4 @@
-# Draws from every system, in shards; every draw is a row.
+# Draws from every language model, in shards, and samples of other generators from files; every draw is a row.
 rule sample_structures:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
@@ -35,6 +35,8 @@ rule merge_samples:
         table=f"{RESULTS}/samples/{{system}}.parquet",
     log:
         f"{LOGS}/merge_samples/{{system}}.log",
+    wildcard_constraints:
+        system="|".join(SYSTEMS_OF_KIND["language_model"]),
     conda:
         "../envs/hullseeker.yaml"
     params:
@@ -43,3 +45,23 @@ rule merge_samples:
         code=code("merge_shards.py"),
     script:
         "../workflow_scripts/merge_shards.py"
+
+
+rule import_samples:
+    input:
+        lambda wc: files_of(config["systems"][wc.system]["path"], "*.cif"),
+    output:
+        samples=f"{RESULTS}/samples/{{system}}.parquet",
+    log:
+        f"{LOGS}/import_samples/{{system}}.log",
+    benchmark:
+        f"{BENCHMARKS}/import_samples/{{system}}.tsv"
+    wildcard_constraints:
+        system="|".join(SYSTEMS_OF_KIND["samples"]),
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        path=lookup("systems/{system}/path", within=config),
+        code=code("import_samples.py"),
+    script:
+        "../workflow_scripts/import_samples.py"

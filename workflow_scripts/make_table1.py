@@ -62,6 +62,33 @@ def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, seed: int, n_
     return percentile_interval(np.concatenate(ratios))
 
 
+def ratios_of_answers(samples: pd.DataFrame) -> dict[str, tuple]:
+    """Return (numerator, denominator), one value per sample drawn, of the rates that need no relaxation.
+
+    NaN for the formula where a sample has no prompt.
+    """
+    drawn, prompts = np.ones(len(samples)), samples["prompt_formula"]
+    if prompts.isna().any():
+        prompted = np.full(len(samples), np.nan)
+    else:
+        prompted = (samples["formula"] == prompts.map(reduced)).to_numpy(float)
+    return {
+        "parse_rate_pct": (100 * (samples["status"] == "ok").to_numpy(float), drawn),
+        "formula_match_pct": (100 * prompted, drawn),
+    }
+
+
+def value_and_interval(
+    name: str, ratio: tuple[np.ndarray, np.ndarray], system: str, settings: Mapping, seed: int
+) -> dict[str, float]:
+    """Return Σ numerator / Σ denominator and its interval under the column's names; NaN where nothing bears on it."""
+    numerator, denominator = ratio
+    value = float(np.sort(numerator).sum() / denominator.sum()) if denominator.sum() > 0 else float("nan")
+    own_seed = seed_for(seed, "make_table1", system, name)
+    low, high = ratio_interval(numerator, denominator, own_seed, settings["n_bootstrap"])
+    return {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
+
+
 def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_atom: float) -> dict[str, tuple]:
     """Return (numerator, denominator), one value per sample drawn, of every number that has an interval.
 
@@ -75,11 +102,8 @@ def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_ato
     as_generated = frames["hull"]["generated_e_above_hull_ev_per_atom"].to_numpy(float)
     stable_as_generated = relaxed * (as_generated < stable_below_ev_per_atom)
     matched = relaxed * matches["matched"].eq(True).to_numpy(float)
-    prompts = samples["prompt_formula"]
-    if prompts.isna().any():
-        prompted = np.full(len(samples), np.nan)
-    else:
-        prompted = (samples["formula"] == prompts.map(reduced)).to_numpy(float)
+    answers = ratios_of_answers(samples)
+    prompted = answers["formula_match_pct"][0] / 100
 
     def mean_of(values: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         known = among * ~np.isnan(values)
@@ -90,8 +114,7 @@ def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_ato
         "stability_rate_pct": (100 * stable, relaxed),
         "stability_rate_all_pct": (100 * stable, drawn),
         "stability_rate_prompted_pct": (100 * stable * prompted, drawn),
-        "parse_rate_pct": (100 * (samples["status"] == "ok").to_numpy(float), drawn),
-        "formula_match_pct": (100 * prompted, drawn),
+        **answers,
         "match_rate_pct": (100 * matched, relaxed),
         "rmsd_ang": mean_of(matches["rmsd_ang"].to_numpy(float), matched),
         "rmsd_norm": mean_of(matches["rmsd_norm"].to_numpy(float), matched),
@@ -117,11 +140,7 @@ def row_of_system(system: Mapping[str, str], frames: Mapping[str, pd.DataFrame],
         if name in plain:
             row[name] = plain[name]
             continue
-        numerator, denominator = ratios[name]
-        row[name] = float(np.sort(numerator).sum() / denominator.sum()) if denominator.sum() > 0 else float("nan")
-        own_seed = seed_for(seed, "make_table1", system["system"], name)
-        low_high = ratio_interval(numerator, denominator, own_seed, settings["n_bootstrap"])
-        row[f"{name}_ci_low"], row[f"{name}_ci_high"] = low_high
+        row |= value_and_interval(name, ratios[name], system["system"], settings, seed)
     return row
 
 

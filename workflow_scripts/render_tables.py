@@ -86,20 +86,20 @@ def columns_of(
     table: str,
     frame: pd.DataFrame,
     paper: pd.DataFrame,
-    table1: pd.DataFrame | None = None,
+    formula_match: pd.DataFrame | None = None,
     choice: str = "paper",
     evaluators: Mapping[str, str] | None = None,
 ) -> list[Column]:
     """Return the printed columns of a table of systems: rates first, counts last, the paper's values beside ours.
 
-    The share of prompted formulas stands in every table (from Table 1): every other rate hides it.
+    The share of prompted formulas stands in every table: every other rate hides it.
     """
     if table == "failure_ledger":
         return ledger_columns(frame)
     specs = list(specs_of(table, choice, evaluators or {}))
-    if table1 is not None and "formula_match_pct" not in frame:
-        names = [n for n in table1.columns if n.startswith("formula_match_pct")]
-        frame = frame.merge(table1[["system", *names]], on="system", how="left", validate="one_to_one")
+    if formula_match is not None:
+        names = [n for n in formula_match.columns if n.startswith("formula_match_pct")]
+        frame = frame.merge(formula_match[["system", *names]], on="system", how="left", validate="one_to_one")
         specs.insert(1, FORMULA_MATCH)
     columns = [Column("label", "System", [(str(label), "") for label in frame["label"]])]
     for name, heading, decimals, in_paper in specs:
@@ -162,10 +162,11 @@ def main(snakemake) -> None:
     params, inputs, table = snakemake.params, snakemake.input, snakemake.params.table
     with logging_to(snakemake.log[0], f"render_tables.{table}") as log:
         paper = pd.read_csv(inputs.paper_tables, dtype=str, keep_default_na=False)
-        table1 = pd.read_csv(inputs.table1) if "table1" in inputs.keys() else None  # noqa: SIM118  a named list, no dict
+        named = inputs.keys()  # a named list, no dict
+        formula_match = pd.read_csv(inputs.formula_match) if "formula_match" in named else None
         choice = getattr(params, "structure_validity", "paper")
         evaluators = getattr(params, "evaluators", None)
-        columns = columns_of(table, pd.read_csv(inputs[table]), paper, table1, choice, evaluators)
+        columns = columns_of(table, pd.read_csv(inputs[table]), paper, formula_match, choice, evaluators)
         notes = (
             ["Brackets: 95% bootstrap intervals over rows."] if any(ci for c in columns for _, ci in c.cells) else []
         )

@@ -112,7 +112,7 @@ def test_latex_rows_have_one_length_and_no_bare_specials(tmp_path):
 
 
 def test_formula_match_stands_beside_every_rate(tmp_path):
-    rows = markdown_rows(render(tmp_path, "sun", sun=SUN, table1=TABLE1)["md"])
+    rows = markdown_rows(render(tmp_path, "sun", sun=SUN, formula_match=TABLE1)["md"])
     assert by_name(rows)["formula_match_pct"] == ["61.50"]
     assert by_name(rows)["sun_pct"] == ["5.00 [2.00, 8.00]"]
 
@@ -137,7 +137,7 @@ def test_ledger_of_several_evaluators_says_whose_step(tmp_path):
 
 def test_cross_evaluator_names_its_evaluators(tmp_path):
     params = {"evaluators": {"sevennet": "sevennet 7net-0", "chgnet": "chgnet"}}
-    made = render(tmp_path, "cross_evaluator", params, cross_evaluator=CROSS, table1=TABLE1)
+    made = render(tmp_path, "cross_evaluator", params, cross_evaluator=CROSS, formula_match=TABLE1)
     rows = markdown_rows(made["md"])
     named = by_name(rows)
     assert named["sevennet_stable_pct"] == ["30.00 [24.00, 36.00]"] and named["chgnet_stable_pct"] == ["25.00"]

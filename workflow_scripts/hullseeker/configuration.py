@@ -18,6 +18,8 @@ from hullseeker.cross_check import evaluators_by_key, repeated
 from hullseeker.energy_scales import refusal
 from hullseeker.evaluators import ENGINES, EVALUATORS, name_in_rows
 
+# The keys of a system of each kind, beside kind and label: those it needs, and those it may have.
+KEYS_OF_KIND = {"language_model": (("stages",), ("grpo",)), "samples": (("path",), ())}
 _NUMBER_WITHOUT_POINT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 
 
@@ -104,6 +106,21 @@ def _check_files(data: Mapping) -> list[str]:
     return problems
 
 
+def _check_keys_of_kind(name: str, system: Mapping) -> list[str]:
+    """Return what a system lacks of the keys of its kind, and what it has of another's."""
+    kind, problems = system["kind"], []
+    needed, allowed = KEYS_OF_KIND[kind]
+    for key in needed:
+        if key not in system:
+            problems.append(f"systems.{name} lacks {key}, which kind: {kind} needs; add it")
+    for key in system.keys() - {"kind", "label", *needed, *allowed}:
+        problems.append(f"systems.{name}.{key} is {system[key]!r}, which kind: {kind} does not have; remove it")
+    path = system.get("path")
+    if path and not Path(path).exists():
+        problems.append(f"systems.{name}.path is {path!r}, which does not exist; give the path of your file or folder")
+    return sorted(problems)
+
+
 def _check_evaluator(key: str, relax: Mapping) -> list[str]:
     """Return what is wrong with an evaluator, named by its key: its model, precision, engine and optimizer."""
     potential, model, precision = relax["potential"], relax["model"], relax["precision"]
@@ -183,7 +200,8 @@ def _check_combinations(config: Mapping) -> list[str]:
     if config["table2"]["structure_cutoff"] <= config["table2"]["structure_novelty_cutoff"]:
         problems.append("table2.structure_novelty_cutoff must be below table2.structure_cutoff")
     for name, system in config["systems"].items():
-        stages = system["stages"]
+        problems += _check_keys_of_kind(name, system)
+        stages = system.get("stages", [])
         if len(set(stages)) != len(stages) or ("sft" in stages and stages.index("sft") != 0):
             problems.append(f"systems.{name}.stages is {stages}; a stage comes once, and sft comes first")
         if system.get("grpo") and "grpo" not in stages:

@@ -6,10 +6,7 @@ Needs: numpy, pymatgen, spglib, matminer, pyarrow.
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -24,6 +21,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from hullseeker.content_cache import ContentCache
 from hullseeker.structures import to_structure
+from hullseeker.time_limits import TimeLimitError, time_limit
 
 # Any change of the numbers below a content key must change this: it names the cache.
 FEATURIZER_VERSION = f"1-matminer{metadata.version('matminer')}-pymatgen{metadata.version('pymatgen')}"
@@ -31,10 +29,6 @@ N_STRUCTURE, N_COMPOSITION = 61, 132
 SYMPREC_ANG = 1e-3
 NEIGHBOUR_REACH_ANG, MAX_IMAGE_SITES = 14.0, 300_000  # CrystalNN searches 7 Å, then 14 Å
 COLUMNS = ("structure_fingerprint", "composition_fingerprint")
-
-
-class TimeLimitError(BaseException):
-    """The time limit passed. Not an Exception, so that no library's `except Exception` swallows it."""
 
 
 @cache
@@ -88,27 +82,6 @@ def composition_fingerprint(composition: Composition) -> np.ndarray:
     if np.isnan(features).all():
         raise ValueError(f"Magpie lacks an element of {composition.reduced_formula}")
     return features
-
-
-@contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise TimeLimitError in the body after `seconds`; no limit for None. Main thread only (ValueError elsewhere)."""
-    if seconds is None:
-        yield
-        return
-    if threading.current_thread() is not threading.main_thread():
-        raise ValueError("time_limit works in the main thread only; set time_limit_s to null elsewhere")
-
-    def stop(_signal, _frame) -> None:
-        raise TimeLimitError(f"took longer than {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def fingerprint_columns(row: Mapping, time_limit_s: float | None) -> dict:

@@ -99,6 +99,12 @@ def sha256_of_path(path: str | Path) -> str:
     return sha256_of_json(str(path))
 
 
+def files_of(path: str | Path, pattern: str) -> list[Path]:
+    """Return the path itself, or where it is a folder the files in it that match the pattern, by name."""
+    path = Path(path)
+    return sorted(path.glob(pattern)) if path.is_dir() else [path]
+
+
 def hash_of_code(script: Path) -> str:
     """Return a hash of a script and of all modules beside it that it imports, directly or not."""
     root, pending, seen = script.parent, [script], {}

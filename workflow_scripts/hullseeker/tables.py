@@ -103,6 +103,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("formula", pa.string()),
             pa.field("n_tokens", pa.int32()),
             pa.field("text", pa.string()),
+            # Of samples from a file: the entry's own name in it.
+            _optional("source_id", pa.string()),
         ]
     ),
     "relaxed": pa.schema(

@@ -1,0 +1,58 @@
+"""Read the samples of someone else's generator into our table: every entry of the file is a row, readable or not."""
+
+import time
+from collections.abc import Sequence
+from functools import cache
+
+from pymatgen.core import Composition
+
+from hullseeker.logs import close_with_counts, logging_to
+from hullseeker.provenance import describe_run, files_of
+from hullseeker.structure_files import Entry, read_entries
+from hullseeker.structures import COLUMNS, reduced_formula
+from hullseeker.tables import TableError, write_table
+
+
+@cache
+def _check_prompt(formula: str) -> None:
+    try:
+        Composition(formula)
+    except Exception as error:  # noqa: BLE001  pymatgen raises many kinds
+        raise TableError(
+            f"prompt_formula {formula!r} is no chemical formula ({error}); correct it or leave it empty"
+        ) from None
+
+
+def sample_row(entry: Entry, system: str, number: int) -> dict:
+    """Return the `samples` row of one entry; TableError where its prompt is no formula."""
+    row = {"structure_id": f"{system}-{number:06d}", "system": system, "source_id": entry.source_id}
+    row |= {name: entry.about.get(name) for name in ("prompt_formula", "draw", "n_tokens", "text")}
+    if row["prompt_formula"] is not None:
+        _check_prompt(row["prompt_formula"])
+    if isinstance(entry.outcome, str):
+        return {**row, "status": "parse_failed", "error": entry.about.get("error") or entry.outcome}
+    structure = {name: entry.outcome[name] for name in COLUMNS}
+    return {**row, **structure, "status": "ok", "formula": reduced_formula(structure["atomic_numbers"])}
+
+
+def sample_rows(entries: Sequence[Entry], system: str, path: str) -> list[dict]:
+    """Return one `samples` row per entry, numbered in the file's order; TableError where there is none."""
+    if not entries:
+        raise TableError(f"{path} holds no sample (0 rows); systems.{system} needs at least one")
+    return [sample_row(entry, system, number) for number, entry in enumerate(entries)]
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    system, path = snakemake.wildcards.system, snakemake.params.path
+    with logging_to(snakemake.log[0], "import_samples") as log:
+        rows = sample_rows(read_entries(path, system, int(snakemake.threads)), system, path)
+        for row in rows:
+            if row["status"] != "ok":
+                log.warning("%s (%s): %s", row["structure_id"], row["source_id"], row["error"])
+        write_table(snakemake.output.samples, rows, "samples", describe_run({"path": path}, files_of(path, "*.cif")))
+        close_with_counts(log, (row["status"] for row in rows), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
