@@ -162,6 +162,11 @@ def rendered(table):
     return multiext(f"{RESULTS}/tables/{table}", ".md", ".tex", ".html")
 
 
+def of_kind(kind):
+    """The wildcard constraint that lets systems of a kind through; none of them where there are none."""
+    return "|".join(SYSTEMS_OF_KIND[kind]) or "(?!)"
+
+
 def of_systems(folder):
     return expand(
         f"{RESULTS}/{folder}/{{system}}.parquet", system=SYSTEMS, allow_missing=True

@@ -36,7 +36,7 @@ rule merge_samples:
     log:
         f"{LOGS}/merge_samples/{{system}}.log",
     wildcard_constraints:
-        system="|".join(SYSTEMS_OF_KIND["language_model"]),
+        system=of_kind("language_model"),
     conda:
         "../envs/hullseeker.yaml"
     params:
@@ -57,7 +57,7 @@ rule import_samples:
     benchmark:
         f"{BENCHMARKS}/import_samples/{{system}}.tsv"
     wildcard_constraints:
-        system="|".join(SYSTEMS_OF_KIND["samples"]),
+        system=of_kind("samples"),
     conda:
         "../envs/hullseeker.yaml"
     params:
