@@ -38,7 +38,7 @@ def settings(**changes) -> dict:
             "envelope_exponent": 5,
             "n_output_layers": 1,
         },
-        "decoder": {"hidden_channels": 32, "n_blocks": 2, "n_radial": 16, "cutoff_ang": 5.0, "max_neighbours": 12},
+        "decoder": {"hidden_channels": 32, "n_blocks": 2, "n_radial": 32, "cutoff_ang": 5.0, "max_neighbours": 12},
         "noise": {
             "n_levels": 10,
             "coordinate_sigma_max_ang": 1.0,

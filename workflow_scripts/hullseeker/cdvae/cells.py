@@ -17,7 +17,7 @@ _AROUND = tuple(product((-1, 0, 1), repeat=3))
 
 
 def lattice_matrix(lengths_ang: Tensor, angles_deg: Tensor) -> Tensor:
-    """Return (B, 3, 3) of lengths and angles (B, 3): a along x, b in the xy plane; NaN where the angles do not close."""
+    """Return (B, 3, 3) of lengths and angles (B, 3): a along x, b in the xy plane; NaN for angles that do not close."""
     cos_alpha, cos_beta, cos_gamma = torch.deg2rad(angles_deg).cos().unbind(-1)
     sin_gamma = torch.deg2rad(angles_deg[..., 2]).sin()
     a, b, c = lengths_ang.unbind(-1)
@@ -79,7 +79,8 @@ def cell_problem(lengths_ang: list[float], angles_deg: list[float], volume: floa
     """Return in words why a cell is absurd, None where it is sound; `bounds` are the config's `crystal_text`."""
     numbers = [*lengths_ang, *angles_deg, volume]
     if not all(-1e30 < x < 1e30 for x in numbers):
-        return f"the cell is not finite, or its angles do not close: lengths {_shown(lengths_ang)} Å, angles {_shown(angles_deg)}"
+        shown = f"lengths {_shown(lengths_ang)} Å, angles {_shown(angles_deg)}"
+        return f"the cell is not finite, or its angles do not close: {shown}"
     if n_atoms < 1:
         return "the cell has no atoms"
     for name, values, unit in (("length", lengths_ang, "ang"), ("angle", angles_deg, "deg")):

@@ -112,7 +112,7 @@ def crystals_of_rows(rows: Iterable[Mapping], max_atoms: int) -> tuple[list[Crys
         heaviest = max(row["atomic_numbers"])
         if len(row["atomic_numbers"]) > max_atoms:
             refused[row["structure_id"]] = (
-                f"it has {len(row['atomic_numbers'])} atoms; cdvae.max_atoms is {max_atoms}; raise it to keep the crystal"
+                f"it has {len(row['atomic_numbers'])} atoms; cdvae.max_atoms is {max_atoms}; raise it to keep it"
             )
         elif heaviest > MAX_ATOMIC_NUMBER:
             refused[row["structure_id"]] = (
@@ -184,14 +184,14 @@ def lattice_targets(lengths_ang: Tensor, angles_deg: Tensor, n_atoms: Tensor) ->
 
 
 def lattice_scale(crystals: Sequence[Crystal]) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation (6,) of the lattice targets over the training set; deviation 1 where they are all equal.
+    """Return mean and deviation (6,) of the lattice targets over the training set; deviation 1 where all are equal.
 
     Raises DataError for an empty training set.
     """
     if not crystals:
         raise DataError(
-            "there is no crystal to train CDVAE on; the training split is empty, or all of it was refused: see the log, "
-            "cdvae.max_atoms, data.max_sites and data.test_fraction"
+            "there is no crystal to train CDVAE on; the training split is empty, or all of it was refused: see the "
+            "log, cdvae.max_atoms, data.max_sites and data.test_fraction"
         )
     batch = collate(crystals)
     targets = lattice_targets(batch.lengths_ang, batch.angles_deg, batch.n_atoms)

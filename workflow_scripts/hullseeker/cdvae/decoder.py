@@ -15,6 +15,18 @@ from torch import Tensor, nn
 from hullseeker.cdvae.data import MAX_ATOMIC_NUMBER
 from hullseeker.cdvae.periodic_graph import Neighbours
 
+# Vectors shorter than this are not made longer by `even_length`: at a symmetric site they are rounding errors.
+_SHORT = 0.01
+
+
+def even_length(v: Tensor) -> Tensor:
+    """Return vectors (N, 3, F) divided by their root mean square over F, which keeps their directions.
+
+    Without it products of vectors grow without bound in noise that training has not shown. And a noise of a hundredth
+    of an ångström leaves short vectors where the answer is one of length one.
+    """
+    return v * (v.square().sum(dim=1, keepdim=True).mean(dim=-1, keepdim=True) + _SHORT**2).rsqrt()
+
 
 class Message(nn.Module):
     """Gather from neighbours: scalars (N, F) and vectors (N, 3, F)."""
@@ -24,7 +36,9 @@ class Message(nn.Module):
         self.of_sender = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 3 * hidden))
         self.filter = nn.Linear(n_radial, 3 * hidden)
 
-    def forward(self, s: Tensor, v: Tensor, near: Neighbours, radial: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, s: Tensor, v: Tensor | None, near: Neighbours, radial: Tensor, unit: Tensor
+    ) -> tuple[Tensor, Tensor]:
         filters = self.filter(radial) * near.weight[..., None]
         to_s, by_vector, by_unit = (filters * self.of_sender(s)[near.sender]).chunk(3, dim=-1)
         to_v = unit.transpose(1, 2) @ by_unit
@@ -62,14 +76,17 @@ class Decoder(nn.Module):
         self.start = nn.Sequential(nn.Linear(hidden + latent_size, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.messages = nn.ModuleList(Message(hidden, self.n_radial) for _ in range(settings["n_blocks"]))
         self.updates = nn.ModuleList(Update(hidden) for _ in range(settings["n_blocks"]))
-        self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(settings["n_blocks"]))
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(2 * settings["n_blocks"] + 1))
         self.gate = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.types = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, MAX_ATOMIC_NUMBER))
 
     def radial_basis(self, distance_ang: Tensor) -> Tensor:
-        """Return (…, n_radial): sin(nπd/c)/(nπd/c), smooth at 0, so that colliding atoms give no large numbers."""
+        """Return (…, n_radial): Gaussians at equal distances up to the cut-off, as wide as they are apart.
+
+        They are as sharp near the cut-off as at 0, and bounded where atoms collide.
+        """
         n = torch.arange(1, self.n_radial + 1, dtype=distance_ang.dtype, device=distance_ang.device)
-        return torch.sinc(n * (distance_ang / self.cutoff_ang)[..., None])
+        return torch.exp(-0.5 * (distance_ang[..., None] * (self.n_radial / self.cutoff_ang) - n) ** 2)
 
     def forward(self, z: Tensor, atomic_numbers: Tensor, near: Neighbours) -> tuple[Tensor, Tensor]:
         """Return (N, 3) and (N, 100) for z (N, L) given to every atom, and the elements (N,) that the noise shows."""
@@ -77,9 +94,10 @@ class Decoder(nn.Module):
         v = None
         radial = self.radial_basis(near.distance_ang)
         unit = near.vector_ang / near.distance_ang[..., None].clamp(min=1e-6)
-        for message, update, norm in zip(self.messages, self.updates, self.norms, strict=True):
-            ds, dv = message(norm(s), v, near, radial, unit)
+        for i, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
+            ds, dv = message(self.norms[2 * i](s), v if v is None else even_length(v), near, radial, unit)
             s, v = s + ds, dv if v is None else v + dv
-            ds, dv = update(s, v)
+            ds, dv = update(self.norms[2 * i + 1](s), even_length(v))
             s, v = s + ds, v + dv
-        return (v * self.gate(s)[:, None]).sum(dim=-1), self.types(s)
+        s = self.norms[-1](s)
+        return (even_length(v) * self.gate(s)[:, None]).sum(dim=-1), self.types(s)

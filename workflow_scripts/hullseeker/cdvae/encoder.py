@@ -6,6 +6,7 @@ Needs: torch, torch_geometric (and sympy, for its basis functions).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from math import sqrt
 
 import torch
@@ -24,6 +25,12 @@ from hullseeker.cdvae.data import MAX_ATOMIC_NUMBER, Batch, BondGraph
 _BEFORE_SKIP, _AFTER_SKIP = 1, 2
 
 
+@cache
+def _spherical_basis(n_spherical: int, n_radial: int, cutoff_ang: float, exponent: int) -> SphericalBasisLayer:
+    """Return PyTorch Geometric's layer: it has no weights, and seconds of computer algebra make it."""
+    return SphericalBasisLayer(n_spherical, n_radial, cutoff_ang, exponent)
+
+
 class Encoder(nn.Module):
     """A crystal to (B, out): invariant under rotation, translation, permutation and the choice of images.
 
@@ -35,7 +42,7 @@ class Encoder(nn.Module):
         hidden, n_radial = settings["hidden_channels"], settings["n_radial"]
         cutoff, exponent, act = settings["cutoff_ang"], settings["envelope_exponent"], nn.SiLU()
         self.radial = BesselBasisLayer(n_radial, cutoff, exponent)
-        self.spherical = SphericalBasisLayer(settings["n_spherical"], n_radial, cutoff, exponent)
+        self.spherical = _spherical_basis(settings["n_spherical"], n_radial, cutoff, exponent)
         self.embedding = EmbeddingBlock(n_radial, hidden, act)
         # PyTorch Geometric's own table ends at element 94.
         self.embedding.emb = nn.Embedding(MAX_ATOMIC_NUMBER + 1, hidden)
@@ -61,7 +68,7 @@ class Encoder(nn.Module):
                 n_out,
                 settings["n_output_layers"],
                 act,
-                "glorot_orthogonal",
+                output_initializer="glorot_orthogonal",
             )
             for _ in range(settings["n_blocks"] + 1)
         )

@@ -63,12 +63,9 @@ class Cdvae(nn.Module):
         self.composition = head(latent, hidden, MAX_ATOMIC_NUMBER)
         self.decoder = Decoder(settings["decoder"], latent)
         noise = settings["noise"]
-        of = {
-            "coordinate": ("coordinate_sigma_max_ang", "coordinate_sigma_min_ang"),
-            "type": ("type_sigma_max", "type_sigma_min"),
-        }
-        for name, (largest, smallest) in of.items():
-            levels = noise_levels(noise[largest], noise[smallest], noise["n_levels"])
+        for name, unit in (("coordinate", "_ang"), ("type", "")):
+            largest, smallest = (noise[f"{name}_sigma_{end}{unit}"] for end in ("max", "min"))
+            levels = noise_levels(largest, smallest, noise["n_levels"])
             self.register_buffer(f"{name}_sigmas", levels.float(), persistent=False)
         self.register_buffer("lattice_mean", torch.zeros(6))
         self.register_buffer("lattice_deviation", torch.ones(6))

@@ -19,7 +19,7 @@ def noise_levels(largest: float, smallest: float, n_levels: int) -> Tensor:
 
 
 def noisy_positions(frac: Tensor, lattice: Tensor, crystal: Tensor, sigma_ang: Tensor, normal: Tensor) -> Tensor:
-    """Return fractional coordinates (N, 3) after a Cartesian step of sigma (N,) Å times `normal` (N, 3), in the cell."""
+    """Return fractional coordinates (N, 3) after a Cartesian step of sigma (N,) Å x `normal` (N, 3), in its cell."""
     cart = to_cartesian(frac, lattice, crystal) + sigma_ang[:, None] * normal
     return wrap(to_fractional(cart, lattice, crystal))
 

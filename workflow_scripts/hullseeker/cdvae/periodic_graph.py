@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from hullseeker.cdvae.cells import plane_spacings_ang
 
 # Distances that differ by less, relative, are one shell.
 _SAME_SHELL = 1e-5
+# Up to this share of its radius an atom sees its neighbours with full weight.
+_FULL_WEIGHT = 0.7
 # An atom in a close packing has 12 nearest neighbours at one distance: a smaller cap could leave it with none.
 SMALLEST_CAP = 12
 
@@ -44,7 +47,7 @@ class Neighbours:
     sender: Tensor  # (N, K)
     vector_ang: Tensor  # (N, K, 3) from the atom to its neighbour
     distance_ang: Tensor  # (N, K)
-    weight: Tensor  # (N, K), 1 for near ones, smoothly 0 at the atom's radius
+    weight: Tensor  # (N, K), 1 for near ones, falling to 0 at the atom's radius
     image: Tensor  # (N, K, 3) whole lattice vectors between the neighbour and the atom it is an image of
 
 
@@ -139,9 +142,9 @@ def nearest_neighbours(pairs: Pairs, frac: Tensor, max_neighbours: int) -> Neigh
 
 
 def smooth_step(x: Tensor) -> Tensor:
-    """Return 1 at 0, falling to 0 at 1 with two continuous derivatives: 1 − 10x³ + 15x⁴ − 6x⁵ (Perlin)."""
-    x = x.clamp(0, 1)
-    return 1 - x**3 * (10 - 15 * x + 6 * x**2)
+    """Return 1 up to 0.7, falling to 0 at 1 with two continuous derivatives: 1 − 10t³ + 15t⁴ − 6t⁵ of t from 0 to 1."""
+    t = ((x - _FULL_WEIGHT) / (1 - _FULL_WEIGHT)).clamp(0, 1)
+    return 1 - t**3 * (10 - 15 * t + 6 * t**2)
 
 
 def as_bonds(neighbours: Neighbours) -> Bonds:
@@ -179,17 +182,15 @@ def crystal_nn_bonds(structure, cutoff_ang: float, max_neighbours: int) -> Bonds
     finder = CrystalNN(distance_cutoffs=None, x_diff_weight=-1, porous_adjustment=False)
     receivers, senders, vectors, images = [], [], [], []
     for i in range(len(structure)):
-        found = sorted(
-            finder.get_nn_info(structure, i), key=lambda n: n["site"].distance_from_point(structure[i].coords)
-        )
+        here = structure[i].coords
+        found = sorted(finder.get_nn_info(structure, i), key=lambda n: np.linalg.norm(n["site"].coords - here))
         for neighbour in found[:max_neighbours]:
             receivers.append(i)
             senders.append(neighbour["site_index"])
-            vectors.append(neighbour["site"].coords - structure[i].coords)
+            vectors.append(neighbour["site"].coords - here)
             images.append([round(x) for x in neighbour["image"]])
-    vector = torch.tensor(vectors, dtype=torch.get_default_dtype()).reshape(-1, 3)
+    vector = torch.tensor(np.array(vectors, dtype=float)).reshape(-1, 3)
     weight = smooth_step(vector.norm(dim=-1) / cutoff_ang)
     image = torch.tensor(images, dtype=torch.long).reshape(-1, 3)
-    return Bonds(
-        torch.tensor(receivers, dtype=torch.long), torch.tensor(senders, dtype=torch.long), vector, weight, image
-    )
+    ends = (torch.tensor(numbers, dtype=torch.long) for numbers in (receivers, senders))
+    return Bonds(*ends, vector, weight, image)

@@ -141,5 +141,5 @@ def generators_for(seeds: Sequence[int]) -> list[torch.Generator]:
 def bounds_of(crystal_text: Mapping) -> dict:
     """Return what of the config's `crystal_text` bounds a cell."""
     return {
-        name: value for name, value in crystal_text.items() if name.startswith(("min_", "max_")) and name != "max_atoms"
+        name: crystal_text[name] for name in crystal_text if name.startswith(("min_", "max_")) and "atoms" not in name
     }

@@ -91,7 +91,7 @@ class Training:
         self.resumed = self._resume()
 
     def run(self, on_epoch: Callable[[dict], None] = lambda _: None) -> Cdvae:
-        """Train to the last epoch; return the model with the weights of the best validation loss, in evaluation mode."""
+        """Train to the last epoch; return the model with the weights of the best validation loss, ready to sample."""
         while self.state.epoch < self.how["n_epochs"]:
             self.state.epoch += 1
             entry = self._epoch()
@@ -174,12 +174,9 @@ class Training:
             "param_groups": optimizer["param_groups"],
             "scheduler": self.scheduler.state_dict(),
         }
+        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
         with replacing(self.checkpoint) as beside:
-            save_file(
-                {name: value.cpu().contiguous() for name, value in tensors.items()},
-                beside,
-                {"training": json.dumps(about)},
-            )
+            save_file(tensors, beside, {"training": json.dumps(about)})
 
     def _resume(self) -> bool:
         """Take up the checkpoint; return whether there was one of this run that can be read."""
