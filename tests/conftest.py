@@ -31,8 +31,8 @@ def learned(tmp_path_factory):
     import torch
 
     from cdvae_examples import BOUNDS, graph_of, make, settings, some_structures
-    from hullseeker.cdvae.data import bonds_of_crystals
-    from hullseeker.cdvae.training import Prepared, Training
+    from hullseeker.cdvae.data import Prepared, bonds_of_crystals
+    from hullseeker.cdvae.training import Training
 
     crystal = make(some_structures()["perovskite"])
     how = settings(training={"n_epochs": 150, "batch_size": 64, "learning_rate": 4.0e-3, "save_every_epochs": 1000})

@@ -6,13 +6,12 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 from cdvae_examples import BOUNDS, graph_of, make, settings, some_structures
-from hullseeker.cdvae.data import bonds_of_crystals
+from hullseeker.cdvae.data import Prepared, bonds_of_crystals
 from hullseeker.cdvae.sampling import draw_composition, draw_crystals, draw_latents, generators_for
 from hullseeker.cdvae.saved_model import load_model, save_model
-from hullseeker.cdvae.training import Prepared, Training, quantities
+from hullseeker.cdvae.training import Training, curve_rows
 from hullseeker.matching import match
 from hullseeker.structures import to_structure
-from hullseeker.training import curve_rows
 
 
 def prepared(crystals) -> Prepared:
@@ -40,7 +39,7 @@ def test_the_loss_falls(few, tmp_path):
     run.run()
     losses = [entry["loss"] for entry in run.state.history]
     assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
-    rows = curve_rows(run.state.history, "cdvae", quantities())
+    rows = curve_rows(run.state.history)
     assert [r["step"] for r in rows if r["quantity"] == "loss"] == [3 * (i + 1) for i in range(30)]
     assert {r["quantity"] for r in rows} >= {"loss", "eval_loss", "kl_loss", "coordinates_loss", "learning_rate"}
 

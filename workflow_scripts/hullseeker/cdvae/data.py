@@ -22,6 +22,7 @@ from hullseeker.cdvae.periodic_graph import (
     possible_pairs,
     triplets,
 )
+from hullseeker.logs import progress
 from hullseeker.structures import to_structure
 
 # Classes of the element heads, atomic numbers from 1; Xie et al. 2021.
@@ -137,10 +138,15 @@ def collate(crystals: Sequence[Crystal]) -> Batch:
     )
 
 
-def bonds_of_crystals(crystals: Sequence[Crystal], graph: str, cutoff_ang: float, max_neighbours: int) -> list[Bonds]:
-    """Return the encoder's bonds of every crystal; `graph` is radius or crystal_nn (the config's `cdvae.graph`)."""
+def bonds_of_crystals(
+    crystals: Sequence[Crystal], graph: str, cutoff_ang: float, max_neighbours: int
+) -> list[Bonds | str]:
+    """Return the encoder's bonds of every crystal, or why CrystalNN has none.
+
+    `graph` is radius or crystal_nn (the config's `cdvae.graph`).
+    """
     if graph == "crystal_nn":
-        return [crystal_nn_bonds(_as_structure(c), cutoff_ang, max_neighbours) for c in crystals]
+        return [_crystal_nn_bonds(c, cutoff_ang, max_neighbours) for c in progress(crystals, "CrystalNN")]
     if graph != "radius":
         raise ValueError(f"cdvae.graph is {graph!r}; choose radius or crystal_nn")
     found = []
@@ -151,9 +157,13 @@ def bonds_of_crystals(crystals: Sequence[Crystal], graph: str, cutoff_ang: float
     return found
 
 
-def _as_structure(crystal: Crystal) -> Structure:
+def _crystal_nn_bonds(crystal: Crystal, cutoff_ang: float, max_neighbours: int) -> Bonds | str:
     lengths, angles = (torch.tensor(x)[None] for x in (crystal.lengths_ang, crystal.angles_deg))
-    return Structure(lattice_matrix(lengths, angles)[0].numpy(), crystal.atomic_numbers, crystal.frac)
+    try:
+        structure = Structure(lattice_matrix(lengths, angles)[0].numpy(), crystal.atomic_numbers, crystal.frac)
+        return crystal_nn_bonds(structure, cutoff_ang, max_neighbours)
+    except Exception as error:  # noqa: BLE001  pymatgen may raise anything on odd geometries
+        return f"CrystalNN finds no bonds: {type(error).__name__}: {error}"
 
 
 def _split(bonds: Bonds, batch: Batch) -> Iterator[Bonds]:
@@ -176,6 +186,35 @@ def join_bonds(bonds: Sequence[Bonds], n_atoms: Tensor) -> BondGraph:
     )
     edge_kj, edge_ji = triplets(joined, int(n_atoms.sum()))
     return BondGraph(joined.receiver, joined.sender, joined.vector_ang, joined.weight, edge_kj, edge_ji)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Crystals with the bonds that the encoder reads."""
+
+    crystals: Sequence[Crystal]
+    bonds: Sequence[Bonds]
+
+    def batches(self, order: Sequence[int], size: int, device: str) -> Iterator[tuple[Batch, BondGraph]]:
+        """Yield the crystals in an order, `size` together."""
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            batch = collate([self.crystals[i] for i in chosen])
+            graph = join_bonds([self.bonds[i] for i in chosen], batch.n_atoms)
+            yield batch.to(device), graph.to(device)
+
+
+def prepare(rows: Iterable[Mapping], settings: Mapping) -> tuple[Prepared, dict[str, str]]:
+    """Return the crystals that CDVAE can take with their bonds, and why each other one is refused, by structure_id.
+
+    `settings` is the config's `cdvae` section.
+    """
+    crystals, refused = crystals_of_rows(rows, settings["max_atoms"])
+    graph, encoder = settings["graph"], settings["encoder"]
+    found = bonds_of_crystals(crystals, graph, encoder["cutoff_ang"], encoder["max_neighbours"])
+    refused |= {c.structure_id: b for c, b in zip(crystals, found, strict=True) if isinstance(b, str)}
+    kept = [(c, b) for c, b in zip(crystals, found, strict=True) if isinstance(b, Bonds)]
+    return Prepared([c for c, _ in kept], [b for _, b in kept]), refused
 
 
 def lattice_targets(lengths_ang: Tensor, angles_deg: Tensor, n_atoms: Tensor) -> Tensor:

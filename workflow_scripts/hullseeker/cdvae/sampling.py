@@ -8,7 +8,7 @@ random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -136,10 +136,3 @@ def anneal(
 def generators_for(seeds: Sequence[int]) -> list[torch.Generator]:
     """Return one generator on the CPU per seed."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def bounds_of(crystal_text: Mapping) -> dict:
-    """Return what of the config's `crystal_text` bounds a cell."""
-    return {
-        name: crystal_text[name] for name in crystal_text if name.startswith(("min_", "max_")) and "atoms" not in name
-    }

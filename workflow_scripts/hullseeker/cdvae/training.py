@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,29 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hullseeker.cdvae.data import Batch, BondGraph, Crystal, collate, join_bonds, lattice_scale
+from hullseeker.cdvae.data import Batch, Prepared, lattice_scale
 from hullseeker.cdvae.model import TERMS, Cdvae, Draws
-from hullseeker.cdvae.periodic_graph import Bonds
 from hullseeker.provenance import seed_for
 from hullseeker.tables import replacing
 
 VALIDATED = ("coordinates", "types")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Crystals with the bonds that the encoder reads."""
-
-    crystals: Sequence[Crystal]
-    bonds: Sequence[Bonds]
-
-    def batches(self, order: Sequence[int], size: int, device: str) -> Iterator[tuple[Batch, BondGraph]]:
-        """Yield the crystals in an order, `size` together."""
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            batch = collate([self.crystals[i] for i in chosen])
-            graph = join_bonds([self.bonds[i] for i in chosen], batch.n_atoms)
-            yield batch.to(device), graph.to(device)
 
 
 @dataclass
@@ -220,6 +203,11 @@ class _Means:
         return {name: float(value / self.n) for name, value in self.sums.items()}
 
 
-def quantities() -> dict[str, str]:
-    """Return the names that an epoch's entry has, by the names of the training curve."""
-    return {name: name for name in ("loss", "eval_loss", "learning_rate")} | {t: f"{t}_loss" for t in TERMS}
+def curve_rows(history: Sequence[Mapping]) -> list[dict]:
+    """Return the rows of the training curve, one per epoch and quantity; a step is one of the optimizer."""
+    names = {name: name for name in ("loss", "eval_loss", "learning_rate")} | {term: f"{term}_loss" for term in TERMS}
+    return [
+        {"stage": "cdvae", "step": entry["step"], "quantity": ours, "value": entry[name]}
+        for entry in history
+        for name, ours in names.items()
+    ]
