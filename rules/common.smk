@@ -167,6 +167,15 @@ def of_kind(kind):
     return "|".join(SYSTEMS_OF_KIND[kind]) or "(?!)"
 
 
+def n_relax_shards(system):
+    """The jobs that relax a system's samples: no more than a file of its size can fill, 200 bytes a structure."""
+    path, most = config["systems"][system].get("path"), config["relax"]["n_shards"]
+    if path is None:
+        return most
+    n_bytes = sum(file.stat().st_size for file in files_of(path, "*.cif"))
+    return min(most, 1 + n_bytes // (200 * config["relax"]["block_size"]))
+
+
 def of_systems(folder):
     return expand(
         f"{RESULTS}/{folder}/{{system}}.parquet", system=SYSTEMS, allow_missing=True

@@ -14,6 +14,7 @@ rule relax_structures:
         evaluator_env
     params:
         settings=lookup("{evaluator}", within=EVALUATORS),
+        n_shards=lambda wc: n_relax_shards(wc.system),
         schema="samples",
         weights=evaluator_weights,
         code=lambda wc: [code("relax_structures.py"), *evaluator_code(wc)],
@@ -23,9 +24,9 @@ rule relax_structures:
 
 rule merge_relaxed:
     input:
-        shards=expand(
-            f"{RESULTS}/relaxed/{{{{evaluator}}}}/shards/{{{{system}}}}/{{shard}}.parquet",
-            shard=range(config["relax"]["n_shards"]),
+        shards=lambda wc: expand(
+            f"{RESULTS}/relaxed/{wc.evaluator}/shards/{wc.system}/{{shard}}.parquet",
+            shard=range(n_relax_shards(wc.system)),
         ),
         parent=f"{RESULTS}/samples/{{system}}.parquet",
     output:

@@ -4,30 +4,30 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from pymatgen.core import Structure
-
 from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.matching import group_by_formula, matches_any
+from hullseeker.matching import TIME_LIMIT_S, Crystal, group_by_formula, matches_any
 from hullseeker.provenance import describe_run
 from hullseeker.structures import has_structure, to_structure
 from hullseeker.tables import read_table, write_table
+from hullseeker.time_limits import TimeLimitError, time_limit
 
 
-def novelty_rows(samples: Sequence[Mapping], known: Mapping[str, Sequence[Structure]]) -> list[dict]:
+def novelty_rows(samples: Sequence[Mapping], known: Mapping[str, Sequence[Crystal]]) -> list[dict]:
     """Return one novelty row per sample, in the samples' order; `known` is the training set by reduced formula."""
-    earlier: dict[str, list[Structure]] = defaultdict(list)
+    earlier: dict[str, list[Crystal]] = defaultdict(list)
     rows = []
     for sample in progress(samples, "novelty"):
         row = {"structure_id": sample["structure_id"], "status": "not_attempted", "error": sample["error"]}
         if has_structure(sample):
             try:
-                structure, formula = to_structure(sample), sample["formula"]
-                is_unique = not matches_any(structure, earlier[formula])
-                is_novel = not matches_any(structure, known.get(formula, ()))
-            except Exception as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell
+                crystal, formula = Crystal(to_structure(sample)), sample["formula"]
+                with time_limit(TIME_LIMIT_S):
+                    is_unique = not matches_any(crystal, earlier[formula])
+                    is_novel = not matches_any(crystal, known.get(formula, ()))
+            except (TimeLimitError, Exception) as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell
                 row |= {"status": "match_failed", "error": f"the matcher failed: {type(error).__name__}: {error}"}
             else:
-                earlier[formula].append(structure)
+                earlier[formula].append(crystal)
                 row |= {"status": "ok", "error": None, "is_unique": is_unique, "is_novel": is_novel}
         rows.append(row)
     return rows

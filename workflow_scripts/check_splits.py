@@ -7,7 +7,7 @@ from itertools import combinations
 import pandas as pd
 
 from hullseeker.logs import logging_to, progress
-from hullseeker.matching import IDENTITY_MATCHER
+from hullseeker.matching import Crystal, is_same
 from hullseeker.provenance import describe_run
 from hullseeker.structures import reduced_formula, to_structure
 from hullseeker.tables import read_table, replacing, write_table
@@ -27,12 +27,12 @@ def find_leaks(rows: list[dict]) -> list[dict]:
     shared = {f: found for f, found in sorted(by_formula.items()) if len({row["split"] for row in found}) > 1}
     leaks = []
     for formula, found in progress(shared.items(), "comparing crystals across splits"):
-        structures = {row["structure_id"]: to_structure(row) for row in found}
+        crystals = {row["structure_id"]: Crystal(to_structure(row)) for row in found}
         duplicates = [
             (one["structure_id"], other["structure_id"])
             for one, other in combinations(found, 2)
             if one["split"] != other["split"]
-            and IDENTITY_MATCHER.fit(structures[one["structure_id"]], structures[other["structure_id"]])
+            and is_same(crystals[one["structure_id"]], crystals[other["structure_id"]])
         ]
         splits = sorted({row["split"] for row in found})
         ids = [row["structure_id"] for row in found]

@@ -4,10 +4,11 @@ import time
 from collections.abc import Mapping
 
 from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.matching import match
+from hullseeker.matching import TIME_LIMIT_S, match
 from hullseeker.provenance import describe_run
 from hullseeker.structures import has_structure, to_structure
 from hullseeker.tables import check_children, read_table, write_table
+from hullseeker.time_limits import TimeLimitError, time_limit
 
 
 def match_row(sample: Mapping, relaxed: Mapping) -> dict:
@@ -18,8 +19,9 @@ def match_row(sample: Mapping, relaxed: Mapping) -> dict:
     if not has_structure(sample) or not has_structure(relaxed):
         return row | {"status": "not_attempted", "error": "one of the two structures is missing"}
     try:
-        found = match(to_structure(sample), to_structure(relaxed))
-    except Exception as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell; the row says what
+        with time_limit(TIME_LIMIT_S):
+            found = match(to_structure(sample), to_structure(relaxed))
+    except (TimeLimitError, Exception) as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell; the row says what
         return row | {"status": "match_failed", "error": f"the matcher failed: {type(error).__name__}: {error}"}
     return row | {"matched": found.matched, "rmsd_norm": found.rmsd_norm, "rmsd_ang": found.rmsd_ang}
 

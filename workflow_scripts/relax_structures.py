@@ -68,8 +68,8 @@ def main(snakemake) -> None:
     shard = int(snakemake.wildcards.shard)
     with logging_to(snakemake.log[0], "relax_structures") as log:
         rows = read_table(snakemake.input.structures, snakemake.params.schema).to_pylist()
-        potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
-        blocks = blocks_of_shard(rows, settings["block_size"], shard, settings["n_shards"])
+        blocks = blocks_of_shard(rows, settings["block_size"], shard, snakemake.params.n_shards)
+        potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING)) if blocks else None
         relaxed = []
         for block in progress(blocks, f"relaxing {snakemake.wildcards.system}, shard {shard}"):
             relaxed += relax_block(potential, block, relax_settings(settings), settings["engine"])

@@ -71,6 +71,9 @@ COLUMNS: dict[str, list[tuple[str, str, int, str]]] = {
     ],
 }
 COUNTS = {"n_samples": "n drawn", "n_relaxed": "n relaxed", "n_fingerprinted": "n with fingerprint"} | {
+    "n_of_diversity": "n valid, of the diversities",
+    "n_test_fingerprinted": "n test crystals with fingerprint",
+    "n_train_fingerprinted": "n training crystals with fingerprint",
     "n_audited": "n with both energies",
     "n_with_reference": "n with a data set structure",
 }

@@ -10,7 +10,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from hullseeker.hull import Hull, composition_of
 from hullseeker.logs import logging_to, progress
-from hullseeker.matching import IDENTITY_MATCHER, matches_any
+from hullseeker.matching import IDENTITY_MATCHER, Crystal, matches_any
 from hullseeker.provenance import describe_run
 from hullseeker.result_tables import as_paths
 from hullseeker.structures import from_structure, reduced_formula, to_structure
@@ -22,9 +22,9 @@ def drop_duplicates(rows: list[dict]) -> list[dict]:
     by_formula = defaultdict(list)
     for row in sorted(rows, key=lambda r: (r["energy_ev_per_atom"], r["structure_id"])):
         kept = by_formula[row["formula"]]
-        structure = to_structure(row)
-        if not matches_any(structure, [other for other, _ in kept]):
-            kept.append((structure, row))
+        crystal = Crystal(to_structure(row))
+        if not matches_any(crystal, [other for other, _ in kept]):
+            kept.append((crystal, row))
     return [row for kept in by_formula.values() for _, row in kept]
 
 

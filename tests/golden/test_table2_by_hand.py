@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from matminer.featurizers.composition import ElementProperty
@@ -14,7 +15,7 @@ from scipy.spatial.distance import cdist, pdist
 from featurize_structures import featurize
 from hullseeker.fingerprints import FingerprintCache
 from hullseeker.structures import from_structure
-from hullseeker.tables import TableError, write_table
+from hullseeker.tables import SCHEMAS, TableError, write_table
 from make_table2 import COLUMNS, VALUES, load_scaler, main, table2_row
 
 SETTINGS = {
@@ -78,11 +79,17 @@ BY_HAND = {
     "structure_novelty": 3 / 8,
     "composition_novelty": 1 / 8,
     "n_fingerprinted": 5,
+    "n_of_diversity": 3,
+    "n_test": 2,
+    "n_test_fingerprinted": 2,
+    "n_train": 2,
+    "n_train_fingerprinted": 2,
 }
 
 
 def numbers_of(rows, train=TRAIN, test=TEST, seed=0, **changed):
     settings = SETTINGS | changed
+    rows, train, test = (pa.Table.from_pylist(list(some), SCHEMAS["fingerprints"]) for some in (rows, train, test))
     return table2_row(rows, train, test, load_scaler(settings["composition_scaler"], train, None), settings, seed)
 
 

@@ -1,7 +1,12 @@
 """Coverage, diversity and novelty against scipy and by hand."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist, pdist
 
 import hullseeker.coverage as coverage
@@ -30,20 +35,35 @@ TEST = on_a_line((0.0, 0.0), (1.0, 100.0), (5.0, 0.0))
 GENERATED = on_a_line((0.4, 10.0), (1.3, 5.0), (9.0, 0.0))
 
 
-def test_nearest_distances_equal_cdist(monkeypatch):
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_nearest_distances_equal_cdist_to_the_last_digit(monkeypatch, offset):
     rng = np.random.default_rng(0)
-    one, other = rng.normal(size=(37, 61)), rng.normal(size=(23, 61))
+    one, other = rng.normal(size=(37, 61)) + offset, rng.normal(size=(23, 61)) + offset
+    one[5], one[6], other[3] = other[2], one[7], other[4]  # at no distance, and twice
+    other[9] = other[8] * (1 + 1e-15)  # as near as rounding can tell
     monkeypatch.setattr(coverage, "DISTANCES_IN_MEMORY", 50)  # two rows at a time
     np.testing.assert_array_equal(nearest_distances(one, other), cdist(one, other).min(axis=1))
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    one=arrays(float, (9, 3), elements=st.integers(-3, 3)),
+    other=arrays(float, (7, 3), elements=st.integers(-3, 3)),
+    scale=st.floats(1e-6, 1e6),
+)
+def test_ties_are_measured_as_cdist_measures_them(one, other, scale):
+    one, other = one * scale, other * scale
+    np.testing.assert_array_equal(nearest_distances(one, other), cdist(one, other).min(axis=1))
+
+
 def test_nearest_distances_hold_few_at_a_time(monkeypatch):
-    held = []
-    monkeypatch.setattr(coverage, "DISTANCES_IN_MEMORY", 100)
-    monkeypatch.setattr(coverage, "cdist", lambda a, b: held.append(len(a) * len(b)) or cdist(a, b))
-    nearest_distances(np.zeros((40, 3)), np.zeros((30, 3)))
-    assert len(held) == 14  # three rows of 30 at a time
-    assert max(held) <= 100
+    one, other = np.random.default_rng(1).normal(size=(2, 2000, 5))
+    monkeypatch.setattr(coverage, "DISTANCES_IN_MEMORY", 100_000)
+    tracemalloc.start()
+    nearest_distances(one, other)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 8 * 4 * 100_000 < 8 * 2000 * 2000
 
 
 def test_no_reference_is_infinitely_far():

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from matminer.featurizers.composition import ElementProperty
 from matminer.featurizers.site import CrystalNNFingerprint
@@ -14,17 +15,17 @@ from pymatgen.core import Composition, Lattice, Structure
 import hullseeker.fingerprints as fingerprints
 from featurize_structures import featurize, main
 from hullseeker.fingerprints import (
+    N_COMPOSITION,
     FingerprintCache,
     Scaler,
-    TimeLimitError,
     composition_fingerprint,
     fingerprint_columns,
     fingerprint_matrix,
     structure_fingerprint,
-    time_limit,
 )
 from hullseeker.structures import COLUMNS, from_structure
-from hullseeker.tables import read_table, write_table
+from hullseeker.tables import SCHEMAS, read_table, write_table
+from hullseeker.time_limits import TimeLimitError, time_limit
 
 MP20_SCALER = Path(__file__).parents[2] / "resources" / "mp20_magpie_scaler.json"
 
@@ -172,7 +173,8 @@ def test_nulls_survive_the_cache_bit_for_bit(tmp_path):
     fresh = featurize([sample("a", helium)], FingerprintCache(tmp_path), None)
     cached = featurize([sample("a", helium)], FingerprintCache(tmp_path), None)
     assert fresh == cached
-    matrix = fingerprint_matrix(cached, "composition_fingerprint")
+    column = pa.Table.from_pylist(cached, SCHEMAS["fingerprints"])["composition_fingerprint"]
+    matrix = fingerprint_matrix(column, N_COMPOSITION)
     np.testing.assert_array_equal(matrix[0], composition_fingerprint(helium.composition))
 
 

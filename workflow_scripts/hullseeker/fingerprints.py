@@ -100,10 +100,9 @@ def _nulls_for_nan(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
 
 
-def fingerprint_matrix(rows: Iterable[Mapping], column: str) -> np.ndarray:
-    """Return the (n, 61) or (n, 132) matrix of one fingerprint column, null as NaN; rows must all have one."""
-    width = N_STRUCTURE if column == "structure_fingerprint" else N_COMPOSITION
-    return np.array([row[column] for row in rows], dtype=float).reshape(-1, width)
+def fingerprint_matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    """Return the (n, width) matrix of a fingerprint column, a null number as NaN; no row may lack its fingerprint."""
+    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(column), width)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ Every tolerance is passed: pymatgen's defaults have changed over the years.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from pymatgen.analysis.structure_matcher import SpeciesComparator, StructureMatcher
 from pymatgen.core import Structure
@@ -25,6 +26,9 @@ _THE_REST = {
 MATCH_RATE_MATCHER = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10, comparator=SpeciesComparator(), **_THE_REST)
 # Of samples with each other and with the training set: pymatgen's defaults of 2026.
 IDENTITY_MATCHER = StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5, comparator=SpeciesComparator(), **_THE_REST)
+
+# The matcher may take hours on large cells with many equal atoms.
+TIME_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,34 @@ def match(generated: Structure, relaxed: Structure) -> Match:
     return Match(True, rmsd_norm, rmsd_norm * volume_per_atom_ang3 ** (1 / 3))
 
 
-def group_by_formula(structures: Iterable[tuple[str, Structure]]) -> dict[str, list[Structure]]:
-    """Return structures by the reduced formula they come with, order kept."""
-    groups: dict[str, list[Structure]] = defaultdict(list)
+class Crystal:
+    """A structure to be compared with many others: its primitive, Niggli-reduced cell is found once, when asked for."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+
+    @cached_property
+    def reduced(self) -> Structure:
+        """The cell that StructureMatcher would reduce the structure to; raises whatever pymatgen does."""
+        return self.structure.get_reduced_structure(reduction_algo="niggli").get_primitive_structure()
+
+
+def is_same(one: Crystal, other: Crystal) -> bool:
+    """Return `IDENTITY_MATCHER.fit(one.structure, other.structure)`, without reducing either cell again."""
+    # A matcher that tries no supercells and no subsets tells cells of different size apart; so it need not be asked.
+    if len(one.reduced) != len(other.reduced):
+        return False
+    return IDENTITY_MATCHER.fit(one.reduced, other.reduced, skip_structure_reduction=True)
+
+
+def group_by_formula(structures: Iterable[tuple[str, Structure]]) -> dict[str, list[Crystal]]:
+    """Return crystals by the reduced formula they come with, order kept: only within it can two be the same."""
+    groups: dict[str, list[Crystal]] = defaultdict(list)
     for formula, structure in structures:
-        groups[formula].append(structure)
+        groups[formula].append(Crystal(structure))
     return dict(groups)
 
 
-def matches_any(structure: Structure, others: Sequence[Structure]) -> bool:
-    """Return whether the structure matches at least one of the others under IDENTITY_MATCHER."""
-    return any(IDENTITY_MATCHER.fit(structure, other) for other in others)
+def matches_any(crystal: Crystal, others: Iterable[Crystal]) -> bool:
+    """Return whether the crystal is the same as at least one of the others."""
+    return any(is_same(crystal, other) for other in others)
