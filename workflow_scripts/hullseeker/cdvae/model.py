@@ -34,6 +34,7 @@ class Draws:
 
     @staticmethod
     def make(batch: Batch, latent_size: int, n_levels: int, generator: torch.Generator) -> Draws:
+        """Draw for the sizes of a batch; on the CPU, wherever the batch is."""
         n_crystals, n_atoms = len(batch.n_atoms), len(batch.frac)
         return Draws(
             torch.randn(n_crystals, latent_size, generator=generator),

@@ -62,7 +62,7 @@ class Training:
         self.model.lattice_mean.copy_(mean)
         self.model.lattice_deviation.copy_(deviation)
         self.model.to(settings["device"])
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.how["learning_rate"])
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.how["learning_rate"], fused=True)
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer,
             factor=self.how["plateau_factor"],
@@ -135,7 +135,7 @@ class Training:
         return sum(self.settings["loss_weights"][name] * losses[name] for name in VALIDATED)
 
     def _draws(self, batch: Batch, n_levels: int, generator: torch.Generator) -> Draws:
-        on_cpu = Draws.make(batch.to("cpu"), self.settings["latent_size"], n_levels, generator)
+        on_cpu = Draws.make(batch, self.settings["latent_size"], n_levels, generator)
         return Draws(*(value.to(self.settings["device"]) for value in vars(on_cpu).values()))
 
     def _weights(self) -> dict[str, Tensor]:
