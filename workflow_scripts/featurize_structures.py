@@ -10,6 +10,7 @@ from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.provenance import describe_run
 from hullseeker.structures import content_key, has_structure
 from hullseeker.tables import read_table, write_table
+from hullseeker.time_limits import TimeLimitError, time_limit
 from hullseeker.validity import OXIDATION_STATES_SET, composition_valid, structure_valid_cdvae, structure_valid_paper
 
 ROWS_PER_SAVE = 500
@@ -55,6 +56,15 @@ def fingerprints_by_key(
     return found
 
 
+def judged(row: Mapping, columns: dict, time_limit_s: float | None) -> dict:
+    """Return the columns with the verdicts on validity; a row that cannot be judged has a status and no verdict."""
+    try:
+        with time_limit(time_limit_s):
+            return columns | validity_columns(row)
+    except (TimeLimitError, Exception) as error:  # noqa: BLE001  as with fingerprints, it is this row's outcome
+        return {"status": "fingerprint_failed", "error": f"validity: {type(error).__name__}: {error}"}
+
+
 def featurize(
     rows: Sequence[Mapping], cache: FingerprintCache, time_limit_s: float | None, n_processes: int = 1
 ) -> list[dict]:
@@ -69,7 +79,7 @@ def featurize(
     for row in rows:
         key = keys.get(row["structure_id"], "")
         not_attempted = {"status": "not_attempted", "error": row.get("error")}
-        columns = found[key] | validity_columns(row) if key else not_attempted
+        columns = judged(row, found[key], time_limit_s) if key else not_attempted
         featurized.append({**columns, "structure_id": row["structure_id"], "content_key": key})
     return featurized
 
