@@ -1,6 +1,6 @@
 """Structure and composition fingerprints as CDVAE's evaluation defines them, their scaler and their cache.
 
-Needs: numpy, pymatgen, spglib, matminer, pyarrow.
+Needs: numpy, scipy, pymatgen, matminer, pyarrow.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from matminer.featurizers.composition import ElementProperty
-from matminer.featurizers.site import CrystalNNFingerprint
 from pymatgen.core import Composition, Structure
-from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from hullseeker.content_cache import ContentCache
+from hullseeker.crystal_nn import site_fingerprints
 from hullseeker.structures import to_structure
 
 # Any change of the numbers below a content key must change this: it names the cache.
-FEATURIZER_VERSION = f"1-matminer{metadata.version('matminer')}-pymatgen{metadata.version('pymatgen')}"
+FEATURIZER_VERSION = f"2-matminer{metadata.version('matminer')}-pymatgen{metadata.version('pymatgen')}"
 N_STRUCTURE, N_COMPOSITION = 61, 132
-SYMPREC_ANG = 1e-3
 NEIGHBOUR_REACH_ANG, MAX_IMAGE_SITES = 14.0, 300_000  # CrystalNN searches 7 Å, then 14 Å
 COLUMNS = ("structure_fingerprint", "composition_fingerprint")
 
@@ -38,43 +36,27 @@ class TimeLimitError(BaseException):
 
 
 @cache
-def _site_featurizer() -> CrystalNNFingerprint:
-    return CrystalNNFingerprint.from_preset("ops")
-
-
-@cache
 def _composition_featurizer() -> ElementProperty:
     # impute_nan=False: a property that Magpie lacks stays NaN, as when the MP-20 constants were made.
     return ElementProperty.from_preset("magpie", impute_nan=False)
 
 
 def structure_fingerprint(structure: Structure) -> np.ndarray:
-    """Return the (61,) mean over sites of matminer's CrystalNNFingerprint, preset "ops".
+    """Return the (61,) mean over all sites of matminer's CrystalNNFingerprint, preset "ops".
 
-    Symmetry-equivalent sites (spglib, 1e-3 Å) are computed once and weighted by their number. Raises whatever
-    CrystalNN raises where a site has no neighbours; ValueError where a number is not finite, or where the cell
-    is so thin that the search for neighbours would fill the memory before any time limit could stop it.
+    Raises ValueError where a site has no closed Voronoi cell (OpenCellError) or an element no radius, where a number
+    is not finite, or where the cell is so thin that the search for neighbours would fill the memory before any time
+    limit could stop it.
     """
     heights_ang = 1.0 / np.linalg.norm(structure.lattice.inv_matrix, axis=0)
     n_image_sites = len(structure) * np.prod(2 * NEIGHBOUR_REACH_ANG / heights_ang + 1)
     if not n_image_sites <= MAX_IMAGE_SITES:
         raise ValueError(f"{n_image_sites:.0f} periodic images within reach of a site: the cell is too thin")
-    representatives, multiplicities = np.unique(_orbits(structure), return_counts=True)
-    per_site = [_site_featurizer().featurize(structure, int(site)) for site in representatives]
-    fingerprint = np.average(np.array(per_site, dtype=float), axis=0, weights=multiplicities)
+    per_site, _ = site_fingerprints(structure)
+    fingerprint = per_site.mean(axis=0)
     if not np.isfinite(fingerprint).all():
         raise ValueError("the structure fingerprint is not finite")
     return fingerprint
-
-
-def _orbits(structure: Structure) -> np.ndarray:
-    """Return, for each site, the number of the first site it is symmetry-equivalent to."""
-    every_site = np.arange(len(structure))
-    try:
-        dataset = SpacegroupAnalyzer(structure, symprec=SYMPREC_ANG).get_symmetry_dataset()
-    except Exception:  # noqa: BLE001  spglib gives up on overlapping atoms; then each site is computed
-        return every_site
-    return every_site if dataset is None else np.asarray(dataset.equivalent_atoms)
 
 
 def composition_fingerprint(composition: Composition) -> np.ndarray:
