@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matminer.featurizers.composition import ElementProperty
 from matminer.featurizers.site import CrystalNNFingerprint
-from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.core import Composition, Element, Lattice, Structure
 
 import hullseeker.fingerprints as fingerprints
 from featurize_structures import featurize, main
@@ -71,6 +71,16 @@ def test_composition_fingerprint_is_raw_magpie():
     for label, value in (("minimum Number", 11), ("maximum Number", 17), ("mean Number", 14), ("range Row", 0)):
         assert found[labels.index(f"MagpieData {label}")] == value
     np.testing.assert_array_equal(found, composition_fingerprint(Composition("Cl4Na4")))
+
+
+def test_composition_fingerprint_is_matminers():
+    rng = np.random.default_rng(0)
+    featurizer = ElementProperty.from_preset("magpie", impute_nan=False)
+    for n_elements in (1, 2, 3, 4, 5) * 8:
+        numbers = rng.choice(np.arange(1, 104), n_elements, replace=False)
+        composition = Composition({Element.from_Z(int(z)): int(rng.integers(1, 4)) for z in numbers})
+        expected = np.array(featurizer.featurize(composition), dtype=float)
+        np.testing.assert_allclose(composition_fingerprint(composition), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_unknown_properties_stay_nan_and_unknown_elements_fail():

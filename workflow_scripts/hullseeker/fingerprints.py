@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from matminer.featurizers.composition import ElementProperty
-from pymatgen.core import Composition, Structure
+from pymatgen.core import Composition, Element, Structure
 
 from hullseeker.content_cache import ContentCache
 from hullseeker.crystal_nn import site_fingerprints
@@ -36,9 +36,13 @@ class TimeLimitError(BaseException):
 
 
 @cache
-def _composition_featurizer() -> ElementProperty:
+def _magpie() -> dict[str, np.ndarray]:
+    """Return the 22 properties (22,) of matminer's ElementProperty, preset "magpie", by element symbol."""
     # impute_nan=False: a property that Magpie lacks stays NaN, as when the MP-20 constants were made.
-    return ElementProperty.from_preset("magpie", impute_nan=False)
+    featurizer = ElementProperty.from_preset("magpie", impute_nan=False)
+    of_element, names = featurizer.data_source.get_elemental_property, featurizer.features
+    elements = [Element.from_Z(z) for z in range(1, 119)]
+    return {e.symbol: np.array([of_element(e, name) for name in names], dtype=float) for e in elements}
 
 
 def structure_fingerprint(structure: Structure) -> np.ndarray:
@@ -62,11 +66,17 @@ def structure_fingerprint(structure: Structure) -> np.ndarray:
 def composition_fingerprint(composition: Composition) -> np.ndarray:
     """Return the (132,) raw, unscaled features of matminer's ElementProperty, preset "magpie".
 
-    NaN for a property that an element lacks; ValueError where all are NaN: an element that Magpie does not have.
+    Minimum, maximum, range, mean, mean deviation and mode of each property; NaN for one that an element lacks.
+    ValueError where all are NaN: an element that Magpie does not have.
     """
-    # Minimum and maximum over a NaN depend on the order of the elements: fix it.
-    ordered = Composition({e: composition[e] for e in sorted(composition.elements, key=lambda e: e.Z)})
-    features = np.array(_composition_featurizer().featurize(ordered), dtype=float)
+    amounts = sorted(composition.element_composition.items(), key=lambda item: item[0].Z)
+    properties = np.array([_magpie()[element.symbol] for element, _ in amounts])
+    weights = np.array([amount for _, amount in amounts])
+    low, high = properties.min(axis=0), properties.max(axis=0)
+    mean = np.average(properties, axis=0, weights=weights)
+    deviation = np.average(np.abs(properties - mean), axis=0, weights=weights)
+    mode = properties[np.isclose(weights, weights.max())].min(axis=0)
+    features = np.stack([low, high, high - low, mean, deviation, mode], axis=1).ravel()
     if np.isnan(features).all():
         raise ValueError(f"Magpie lacks an element of {composition.reduced_formula}")
     return features
