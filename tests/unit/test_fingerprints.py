@@ -100,6 +100,11 @@ def test_failures_become_a_status():
         assert "structure_fingerprint" not in columns
 
 
+def test_coordinates_that_are_not_finite_fail():
+    with pytest.raises(ValueError, match="not finite"):
+        structure_fingerprint(Structure(Lattice.cubic(4), ["Na"], [[np.nan, 0, 0]]))
+
+
 def test_time_limit_stops_even_a_body_that_swallows_exceptions():
     def stubborn():
         while True:

@@ -101,14 +101,14 @@ def _by_matminer(structure: Structure, site: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A closed Voronoi cell: neighbours (n, 3) in Å from the site, their species, and the cell's edges.
+    """A closed Voronoi cell: neighbours (n, 3) and vertices (v, 3), in Å from the site.
 
-    `edges` is (m, 2, 2): the two vertices of each edge, and the two faces (neighbours) that it lies between;
-    `vertices` are (v, 3) in Å from the site.
+    `sites` (n,) are the neighbours' numbers in the structure; `edge_vertices` (m, 2) the ends of each edge and
+    `edge_faces` (m, 2) the two neighbours whose faces meet there.
     """
 
     vectors_ang: np.ndarray
-    species: np.ndarray
+    sites: np.ndarray
     vertices_ang: np.ndarray
     edge_vertices: np.ndarray
     edge_faces: np.ndarray
@@ -146,7 +146,7 @@ class _Environments:
         """Return for each site the vectors (n, 3) to the periodic points around it, and their sites (n,)."""
         if not len(sites) * self._n_points(radius_ang) <= MAX_POINTS:
             raise ValueError(f"{self._n_points(radius_ang):.0f} periodic points within {radius_ang:.0f} Å of a site")
-        centre, other, image, distance_ang = find_points_in_spheres(
+        centre, other, image, _ = find_points_in_spheres(
             all_coords=self._cart_ang,
             center_coords=self._cart_ang[sites],
             r=float(radius_ang),
@@ -191,7 +191,7 @@ class _Environments:
             np.concatenate([cell.edge_faces + n for cell, n in zip(cells, first_face[:-1], strict=True)]),
         )
         own = np.repeat(self._numbers[sites], n_faces)
-        other = self._numbers[np.concatenate([cell.species for cell in cells])]
+        other = self._numbers[np.concatenate([cell.sites for cell in cells])]
         kinds, index = np.unique(np.stack([own, other]), return_inverse=True)
         index = index.reshape(2, -1)
         preference, low_ang, high_ang = _pair_tables(tuple(kinds.tolist()))

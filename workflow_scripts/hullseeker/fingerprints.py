@@ -48,10 +48,14 @@ def _magpie() -> dict[str, np.ndarray]:
 def structure_fingerprint(structure: Structure) -> np.ndarray:
     """Return the (61,) mean over all sites of matminer's CrystalNNFingerprint, preset "ops".
 
+    Symmetry-equivalent sites are not computed once: matminer's numbers differ between them where neighbours are tied,
+    and by up to 0.02 where spglib takes them for equivalent within 1e-3 Å; finding them costs as much as it saves.
     Raises ValueError where a site has no closed Voronoi cell (OpenCellError) or an element no radius, where a number
     is not finite, or where the cell is so thin that the search for neighbours would fill the memory before any time
     limit could stop it.
     """
+    if not np.isfinite(structure.frac_coords).all():
+        raise ValueError("the coordinates are not finite")
     heights_ang = 1.0 / np.linalg.norm(structure.lattice.inv_matrix, axis=0)
     n_image_sites = len(structure) * np.prod(2 * NEIGHBOUR_REACH_ANG / heights_ang + 1)
     if not n_image_sites <= MAX_IMAGE_SITES:
