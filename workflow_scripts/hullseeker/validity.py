@@ -15,10 +15,9 @@ from math import gcd
 
 import numpy as np
 import smact
-from ase import Atoms
 from ase.data import covalent_radii
-from ase.neighborlist import neighbor_list
 from pymatgen.core import Element, Lattice
+from pymatgen.optimization.neighbors import find_points_in_spheres
 
 MIN_VOLUME_ANG3 = 0.1
 MIN_DISTANCE_ANG = 0.5
@@ -41,9 +40,15 @@ def structure_valid_paper(row: Mapping) -> bool:
     if min(reduced.abc) <= radii_ang.max():
         return False
     positions_ang = lattice.get_cartesian_coords(np.reshape(row["frac_coords"], (-1, 3)))
-    atoms = Atoms(numbers=row["atomic_numbers"], positions=positions_ang, cell=reduced.matrix, pbc=True)
-    one, other, distances_ang = neighbor_list("ijd", atoms, float(radii_ang.max()) + 1e-6)
-    return bool(np.all(distances_ang > (radii_ang[one] + radii_ang[other]) / 2))
+    one, other, image, distances_ang = find_points_in_spheres(
+        all_coords=positions_ang,
+        center_coords=positions_ang,
+        r=float(radii_ang.max()) + 1e-6,
+        pbc=np.ones(3, dtype=np.int64),
+        lattice=np.ascontiguousarray(reduced.matrix, dtype=float),
+    )
+    itself = (one == other) & ~np.any(image, axis=1)
+    return bool(np.all(itself | (distances_ang > (radii_ang[one] + radii_ang[other]) / 2)))
 
 
 def structure_valid_cdvae(row: Mapping) -> bool:
