@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from hullseeker.fingerprints import FEATURIZER_VERSION, FingerprintCache, fingerprint_columns
@@ -10,6 +10,7 @@ from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.provenance import describe_run
 from hullseeker.structures import content_key, has_structure
 from hullseeker.tables import read_table, write_table
+from hullseeker.time_limits import TimeLimitError, time_limit
 from hullseeker.validity import OXIDATION_STATES_SET, composition_valid, structure_valid_cdvae, structure_valid_paper
 
 ROWS_PER_SAVE = 500
@@ -40,11 +41,16 @@ def computed(rows: Mapping[str, Mapping], time_limit_s: float | None, n_processe
 
 
 def fingerprints_by_key(
-    rows: Mapping[str, Mapping], cache: FingerprintCache, time_limit_s: float | None, n_processes: int = 1
+    rows: Mapping[str, Mapping],
+    cache: FingerprintCache,
+    time_limit_s: float | None,
+    n_processes: int,
+    say: Callable[..., None],
 ) -> dict[str, dict]:
     """Return the fingerprint columns of rows by content key, from the cache where it has them."""
     found = cache.load(rows)
     missing = {key: row for key, row in rows.items() if key not in found}
+    say("%d structures, %d of them from the cache", len(rows), len(found))
     unsaved: dict[str, dict] = {}
     for key, columns in progress(computed(missing, time_limit_s, n_processes), "fingerprinting", total=len(missing)):
         unsaved[key] = found[key] = columns
@@ -55,8 +61,21 @@ def fingerprints_by_key(
     return found
 
 
+def judged(row: Mapping, columns: dict, time_limit_s: float | None) -> dict:
+    """Return the columns with the verdicts on validity; a row that cannot be judged has a status and no verdict."""
+    try:
+        with time_limit(time_limit_s):
+            return columns | validity_columns(row)
+    except (TimeLimitError, Exception) as error:  # noqa: BLE001  as with fingerprints, it is this row's outcome
+        return {"status": "fingerprint_failed", "error": f"validity: {type(error).__name__}: {error}"}
+
+
 def featurize(
-    rows: Sequence[Mapping], cache: FingerprintCache, time_limit_s: float | None, n_processes: int = 1
+    rows: Sequence[Mapping],
+    cache: FingerprintCache,
+    time_limit_s: float | None,
+    n_processes: int = 1,
+    say: Callable[..., None] = lambda *_: None,
 ) -> list[dict]:
     """Return one `fingerprints` row for each row; those without a structure are not attempted."""
     keys = {row["structure_id"]: content_key(row) for row in rows if has_structure(row)}
@@ -64,12 +83,12 @@ def featurize(
     for row in rows:
         if has_structure(row):
             by_key.setdefault(keys[row["structure_id"]], row)
-    found = fingerprints_by_key(by_key, cache, time_limit_s, n_processes)
+    found = fingerprints_by_key(by_key, cache, time_limit_s, n_processes, say)
     featurized = []
     for row in rows:
         key = keys.get(row["structure_id"], "")
         not_attempted = {"status": "not_attempted", "error": row.get("error")}
-        columns = found[key] | validity_columns(row) if key else not_attempted
+        columns = judged(row, found[key], time_limit_s) if key else not_attempted
         featurized.append({**columns, "structure_id": row["structure_id"], "content_key": key})
     return featurized
 
@@ -83,7 +102,7 @@ def main(snakemake) -> None:
         rows = rows_of_split(table.to_pylist(), getattr(params, "split", None))
         log.info("%d rows, featurizer %s, cache %s", len(rows), FEATURIZER_VERSION, params.cache_dir)
         cache = FingerprintCache(params.cache_dir)
-        featurized = featurize(rows, cache, settings["time_limit_s"], int(snakemake.threads))
+        featurized = featurize(rows, cache, settings["time_limit_s"], int(snakemake.threads), log.info)
         about = describe_run(settings, [snakemake.input.structures]) | {
             "featurizer_version": FEATURIZER_VERSION,
             "oxidation_states_set": OXIDATION_STATES_SET,

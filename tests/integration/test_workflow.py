@@ -43,12 +43,14 @@ def tracked_files() -> list[str]:
     ]
 
 
-def snakemake(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> subprocess.Popen:
-    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", "2"]
+LOCAL = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", "2"]
+
+
+def start(folder: Path, command: list[str]) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     return subprocess.Popen(
-        [*command, *words, "--configfile", "experiments/test.yaml", *overlays],
+        command,
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -58,11 +60,18 @@ def snakemake(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> subp
     )
 
 
-def run(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> str:
-    process = snakemake(folder, *words, overlays=overlays)
+def snakemake(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> subprocess.Popen:
+    return start(folder, [*LOCAL, *words, "--configfile", "experiments/test.yaml", *overlays])
+
+
+def finished(process: subprocess.Popen) -> str:
     output, _ = process.communicate()
     assert process.returncode == 0, output[-6000:]
     return output
+
+
+def run(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> str:
+    return finished(snakemake(folder, *words, overlays=overlays))
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +256,6 @@ def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout, tmp_path):
         "plot_hull_distribution",
         "plot_reward_audit",
         "render_table1",
-        "render_table2",
         "render_sun",
         "render_audit",
         "all",
@@ -357,10 +365,7 @@ def test_from_files_of_others_to_both_tables(checkout):
     binaries = [row for row in rows if len(set(row["atomic_numbers"])) == 2]
     folder = checkout / "files"
     folder.mkdir()
-    for split, n in (("train", 30), ("test", 3)):
-        chosen = [row for row in binaries if row["split"] == split][:n]
-        cifs = [to_structure(row).to(fmt="cif") for row in chosen] + ["no cif"] * (split == "train")
-        pd.DataFrame({"cif": cifs}).to_csv(folder / f"{split}.csv", index=False)
+    write_splits(folder, binaries)
     overlay = {
         "experiment": "files",
         "data": {
@@ -370,7 +375,10 @@ def test_from_files_of_others_to_both_tables(checkout):
             "max_e_above_hull_ev_per_atom": None,
             "citation": "nobody, 2026",
         },
-        "systems": {"base": {"kind": "language_model", "label": "Base", "stages": []}},
+        "systems": {
+            "base": {"kind": "language_model", "label": "Base", "stages": []},
+            "mine": {"kind": "samples", "label": "Mine", "path": "files/samples.csv"},
+        },
         "sampling": {"n_samples": 3, "n_shards": 1},
         # Loose, so that samples of an untrained model converge under both evaluators.
         "relax": {
@@ -385,13 +393,16 @@ def test_from_files_of_others_to_both_tables(checkout):
     (folder / "again.yaml").write_text(yaml.safe_dump({"experiment": "again"}))
     run(checkout, overlays=("files/files.yaml", "table1", "table2"))
     results = checkout / "results" / "files"
-    assert pd.read_csv(results / "tables" / "table1.csv")["n_samples"].tolist() == [3]
-    assert pd.read_csv(results / "tables" / "table2.csv")["n_samples"].tolist() == [3]
+    table1, table2 = (pd.read_csv(results / "tables" / f"{name}.csv") for name in ("table1", "table2"))
+    assert table1["n_samples"].tolist() == table2["n_samples"].tolist() == [3, 4]
+    assert table1["parse_rate_pct"][1] == 75 and np.isnan(table1["formula_match_pct"][1])
+    assert table1["stability_rate_all_pct"][1] == 75  # crystals of the demo set, as they stand
     assert not (results / "tables" / "sun.csv").exists()
     (refused,) = read_table(results / "data" / "extracted" / "materials_refused.parquet", "refusals").to_pylist()
     assert refused["structure_id"] == "train-000030"
     phases = read_table(results / "data" / "phases" / "sevennet.parquet", "materials").to_pylist()
     samples = read_table(results / "samples" / "base.parquet", "samples").to_pylist()
+    samples += read_table(results / "samples" / "mine.parquet", "samples").to_pylist()
     systems = [set(row["atomic_numbers"]) for row in samples if row["status"] == "ok"]
     assert {row["energy_source"] for row in phases} == {"sevennet:7net-0"}
     assert all(any(set(row["atomic_numbers"]) <= system for system in systems) for row in phases)
@@ -410,6 +421,62 @@ def test_from_files_of_others_to_both_tables(checkout):
     assert "train-000030" in card
 
 
+def write_splits(folder: Path, binaries: list[dict]) -> None:
+    """Write CSV files of CIF: training and test crystals, and samples, two of them the same training crystal."""
+    chosen = {
+        split: [row for row in binaries if row["split"] == split][:n] for split, n in (("train", 30), ("test", 3))
+    }
+    chosen["samples"] = [chosen["train"][0], chosen["train"][0], chosen["test"][0]]
+    for name, rows in chosen.items():
+        cifs = [to_structure(row).to(fmt="cif") for row in rows] + ["no cif"] * (name != "test")
+        pd.DataFrame({"cif": cifs}).to_csv(folder / f"{name}.csv", index=False)
+
+
+MINE = """
+experiment: mine
+data: {source: files, train: train.csv, test: test.csv}
+systems:
+  mine: {kind: samples, label: Mine, path: samples.csv}
+relax: {potential: sevennet}
+hull: {reference: evaluator}
+table2: {composition_scaler: mp20, structure_validity: cdvae}
+"""
+
+
+def test_samples_alone_need_no_model_and_are_featurized_once(checkout):
+    """An overlay on config.yaml itself: a leak is theirs to judge, and novelty is against all of their training set."""
+    rows = table(checkout, "data/materials", "materials")
+    binaries = [row for row in rows if len(set(row["atomic_numbers"])) == 2]
+    write_splits(checkout, binaries)
+    leaking = pd.concat([pd.read_csv(checkout / f"{name}.csv") for name in ("train", "test")])
+    leaking.to_csv(checkout / "train.csv", index=False)
+    (checkout / "mine.yaml").write_text(MINE)
+    command = [*LOCAL, "--configfile", "mine.yaml"]
+    both = planned_jobs(finished(start(checkout, [*command, "table1", "table2", "-n"])))
+    assert both >= {"make_table1", "make_table2", "relax_structures"} and not both & {"train_sft", "sample_structures"}
+    of_table2 = {"import_materials", "split_materials", "check_splits", "import_samples", "make_formula_match"}
+    of_table2 |= {"featurize_split", "featurize_samples", "make_table2", "render_table2", "all"}
+    assert planned_jobs(finished(start(checkout, [*command, "table2", "-n"]))) == of_table2
+
+    finished(start(checkout, [*command, "table2"]))
+    results, logs = checkout / "results" / "mine", checkout / "logs" / "mine"
+    (before,) = pd.read_csv(results / "tables" / "table2.csv").to_dict("records")
+    assert (before["n_samples"], before["n_fingerprinted"], before["n_train"], before["n_test"]) == (4, 3, 33, 3)
+    # Two samples are in training, and so, by the leak, is the third.
+    assert before["structure_novelty"] == before["composition_novelty"] == 0.0
+    assert before["coverage_recall"] >= 1 / 3 and before["structure_validity_cdvae"] == 0.75
+    assert "Mine" in (results / "tables" / "table2.html").read_text()
+    assert (results / "data" / "leaks.csv").read_text().count("\n") == 4
+
+    shutil.rmtree(results / "fingerprints")
+    shutil.rmtree(results / "data" / "fingerprints")
+    finished(start(checkout, [*command, "table2"]))
+    for log in (logs / "featurize_samples" / "mine.log", *(logs / "featurize_split").glob("*.log")):
+        assert re.search(r"(\d+) structures, \1 of them from the cache", log.read_text()), log
+    (after,) = pd.read_csv(results / "tables" / "table2.csv").to_dict("records")
+    assert after == before
+
+
 def check_cross_check(checkout: Path, phases: list[dict]) -> None:
     """The experiment `files` under its second evaluator; `phases` are those of the first."""
     results, names = checkout / "results" / "files", ("sevennet", "chgnet")
@@ -423,7 +490,7 @@ def check_cross_check(checkout: Path, phases: list[dict]) -> None:
         for path in [results / "hull" / name / "base.parquet"]
     }
     stable = {name: [e is not None and e < 0.1 for e in column] for name, column in e_hull.items()}
-    (row,) = pd.read_csv(results / "tables" / "cross_evaluator.csv").to_dict("records")
+    row = pd.read_csv(results / "tables" / "cross_evaluator.csv").to_dict("records")[0]
     for name in names:
         assert row[f"{name}_stable_pct"] == pytest.approx(100 * np.mean(stable[name]), rel=1e-5)
     both = [a and b for a, b in zip(*stable.values(), strict=True)]
@@ -438,7 +505,7 @@ def check_cross_check(checkout: Path, phases: list[dict]) -> None:
     ledger = pd.read_csv(results / "tables" / "failure_ledger.csv").fillna({"evaluator": "none"})
     totals = ledger.groupby(["step", "evaluator"])["n"].sum()
     assert len(totals) == 3 + 3 * len(names)
-    assert (totals == 3).all()
+    assert (totals == 3 + 4).all()
     (checkout / "threshold.yaml").write_text("hull: {stable_below_ev_per_atom: 0.2}\n")
     assert "Nothing to be done" in run(checkout, "-n", "table1", overlays=("files/files.yaml",))
     assert planned_jobs(run(checkout, "-n", "table1", overlays=("files/files.yaml", "threshold.yaml"))) == {

@@ -1,13 +1,21 @@
 """Validity against distances known by hand."""
 
+import time
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from ase.data import covalent_radii
-from pymatgen.core import Lattice, Structure
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymatgen.core import Composition, Element, Lattice, Structure
 from smact.screening import smact_validity
 
 from hullseeker.structures import from_structure
 from hullseeker.validity import composition_valid, structure_valid_cdvae, structure_valid_paper
+
+ROOT = Path(__file__).parents[2]
 
 
 def row(lattice, species, coords):
@@ -118,3 +126,32 @@ def test_the_oxidation_states_are_the_set_of_2014():
     # smact's default set knows Bi 4+ (or a mixture) and not Hg 4+; the set of 2014 has it the other way round
     assert [smact_validity("BiO2"), smact_validity("HgF4")] == [True, False]
     assert [composition_valid([83, 8, 8]), composition_valid([80, 9, 9, 9, 9])] == [False, True]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.dictionaries(st.integers(1, 103), st.integers(1, 12), min_size=1, max_size=5))
+def test_composition_validity_is_smacts(counts):
+    composition = Composition({Element.from_Z(z): n for z, n in counts.items()})
+    expected = smact_validity(composition, oxidation_states_set="smact14")
+    assert composition_valid([z for z, n in counts.items() for _ in range(n)]) is expected
+
+
+def test_composition_validity_of_real_formulas_is_smacts():
+    formulas = set(
+        pq.read_table(ROOT / "resources" / "demo_materials.parquet", columns=["formula"])["formula"].to_pylist()
+    )
+    verdicts = []
+    for formula in sorted(formulas)[::5]:
+        composition = Composition(formula)
+        numbers = [e.Z for e, n in composition.items() for _ in range(round(n))]
+        verdicts.append(composition_valid(numbers))
+        assert verdicts[-1] is smact_validity(composition, oxidation_states_set="smact14"), formula
+    assert 200 < sum(verdicts) < len(verdicts)
+
+
+def test_many_elements_take_no_time():
+    # 40 elements have 1e24 combinations of states
+    started = time.perf_counter()
+    composition_valid(list(range(3, 43)))
+    assert not composition_valid([z for z in range(3, 60) if z not in (7, 8, 9, 16, 17, 34, 35, 53)] + [1] * 3)
+    assert time.perf_counter() - started < 10

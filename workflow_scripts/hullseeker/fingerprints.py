@@ -1,6 +1,6 @@
 """Structure and composition fingerprints as CDVAE's evaluation defines them, their scaler and their cache.
 
-Needs: numpy, pymatgen, spglib, matminer, pyarrow.
+Needs: numpy, scipy, pymatgen, matminer, pyarrow.
 """
 
 from __future__ import annotations
@@ -15,70 +15,66 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from matminer.featurizers.composition import ElementProperty
-from matminer.featurizers.site import CrystalNNFingerprint
-from pymatgen.core import Composition, Structure
-from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+from pymatgen.core import Composition, Element, Structure
 
 from hullseeker.content_cache import ContentCache
+from hullseeker.crystal_nn import site_fingerprints
 from hullseeker.structures import to_structure
 from hullseeker.time_limits import TimeLimitError, time_limit
 
 # Any change of the numbers below a content key must change this: it names the cache.
-FEATURIZER_VERSION = f"1-matminer{metadata.version('matminer')}-pymatgen{metadata.version('pymatgen')}"
+FEATURIZER_VERSION = f"2-matminer{metadata.version('matminer')}-pymatgen{metadata.version('pymatgen')}"
 N_STRUCTURE, N_COMPOSITION = 61, 132
-SYMPREC_ANG = 1e-3
 NEIGHBOUR_REACH_ANG, MAX_IMAGE_SITES = 14.0, 300_000  # CrystalNN searches 7 Å, then 14 Å
 COLUMNS = ("structure_fingerprint", "composition_fingerprint")
 
 
 @cache
-def _site_featurizer() -> CrystalNNFingerprint:
-    return CrystalNNFingerprint.from_preset("ops")
-
-
-@cache
-def _composition_featurizer() -> ElementProperty:
+def _magpie() -> dict[str, np.ndarray]:
+    """Return the 22 properties (22,) of matminer's ElementProperty, preset "magpie", by element symbol."""
     # impute_nan=False: a property that Magpie lacks stays NaN, as when the MP-20 constants were made.
-    return ElementProperty.from_preset("magpie", impute_nan=False)
+    featurizer = ElementProperty.from_preset("magpie", impute_nan=False)
+    of_element, names = featurizer.data_source.get_elemental_property, featurizer.features
+    elements = [Element.from_Z(z) for z in range(1, 119)]
+    return {e.symbol: np.array([of_element(e, name) for name in names], dtype=float) for e in elements}
 
 
 def structure_fingerprint(structure: Structure) -> np.ndarray:
-    """Return the (61,) mean over sites of matminer's CrystalNNFingerprint, preset "ops".
+    """Return the (61,) mean over all sites of matminer's CrystalNNFingerprint, preset "ops".
 
-    Symmetry-equivalent sites (spglib, 1e-3 Å) are computed once and weighted by their number. Raises whatever
-    CrystalNN raises where a site has no neighbours; ValueError where a number is not finite, or where the cell
-    is so thin that the search for neighbours would fill the memory before any time limit could stop it.
+    Symmetry-equivalent sites are not computed once: matminer's numbers differ between them where neighbours are tied,
+    and by up to 0.02 where spglib takes them for equivalent within 1e-3 Å; finding them costs as much as it saves.
+    Raises ValueError where a site has no closed Voronoi cell (OpenCellError) or an element no radius, where a number
+    is not finite, or where the cell is so thin that the search for neighbours would fill the memory before any time
+    limit could stop it.
     """
+    if not np.isfinite(structure.frac_coords).all():
+        raise ValueError("the coordinates are not finite")
     heights_ang = 1.0 / np.linalg.norm(structure.lattice.inv_matrix, axis=0)
     n_image_sites = len(structure) * np.prod(2 * NEIGHBOUR_REACH_ANG / heights_ang + 1)
     if not n_image_sites <= MAX_IMAGE_SITES:
         raise ValueError(f"{n_image_sites:.0f} periodic images within reach of a site: the cell is too thin")
-    representatives, multiplicities = np.unique(_orbits(structure), return_counts=True)
-    per_site = [_site_featurizer().featurize(structure, int(site)) for site in representatives]
-    fingerprint = np.average(np.array(per_site, dtype=float), axis=0, weights=multiplicities)
+    per_site, _ = site_fingerprints(structure)
+    fingerprint = per_site.mean(axis=0)
     if not np.isfinite(fingerprint).all():
         raise ValueError("the structure fingerprint is not finite")
     return fingerprint
 
 
-def _orbits(structure: Structure) -> np.ndarray:
-    """Return, for each site, the number of the first site it is symmetry-equivalent to."""
-    every_site = np.arange(len(structure))
-    try:
-        dataset = SpacegroupAnalyzer(structure, symprec=SYMPREC_ANG).get_symmetry_dataset()
-    except Exception:  # noqa: BLE001  spglib gives up on overlapping atoms; then each site is computed
-        return every_site
-    return every_site if dataset is None else np.asarray(dataset.equivalent_atoms)
-
-
 def composition_fingerprint(composition: Composition) -> np.ndarray:
     """Return the (132,) raw, unscaled features of matminer's ElementProperty, preset "magpie".
 
-    NaN for a property that an element lacks; ValueError where all are NaN: an element that Magpie does not have.
+    Minimum, maximum, range, mean, mean deviation and mode of each property; NaN for one that an element lacks.
+    ValueError where all are NaN: an element that Magpie does not have.
     """
-    # Minimum and maximum over a NaN depend on the order of the elements: fix it.
-    ordered = Composition({e: composition[e] for e in sorted(composition.elements, key=lambda e: e.Z)})
-    features = np.array(_composition_featurizer().featurize(ordered), dtype=float)
+    amounts = sorted(composition.element_composition.items(), key=lambda item: item[0].Z)
+    properties = np.array([_magpie()[element.symbol] for element, _ in amounts])
+    weights = np.array([amount for _, amount in amounts])
+    low, high = properties.min(axis=0), properties.max(axis=0)
+    mean = np.average(properties, axis=0, weights=weights)
+    deviation = np.average(np.abs(properties - mean), axis=0, weights=weights)
+    mode = properties[np.isclose(weights, weights.max())].min(axis=0)
+    features = np.stack([low, high, high - low, mean, deviation, mode], axis=1).ravel()
     if np.isnan(features).all():
         raise ValueError(f"Magpie lacks an element of {composition.reduced_formula}")
     return features

@@ -36,7 +36,7 @@ CSV_COLUMNS = {
 
 # Of a sampler's own files: what a sample was prompted with, and what our table of samples knows besides.
 SAMPLE_COLUMNS = ("prompt_formula", "draw", "n_tokens", "text", "error")
-MAX_CIF_BYTES = 5_000_000
+MAX_CIF_BYTES = 1_000_000  # ten thousand atoms
 CIF_TIME_LIMIT_S = 60.0
 
 Outcome = dict | str
