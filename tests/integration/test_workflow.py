@@ -311,7 +311,16 @@ def test_killed_in_every_rule_the_tables_are_the_same(checkout):
     before = {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))}
     curves = {p: read_table(p, "training_curve").to_pylist() for p in results.glob("curves/*sft*.parquet")}
     curves |= {p: read_table(p, "training_curve").to_pylist() for p in results.glob("curves/cdvae.parquet")}
-    for folder in ("checkpoints", "models/cdvae", "models/sft", "models/sft-grpo", "data", "fingerprints", "tables", "figures"):
+    for folder in (
+        "checkpoints",
+        "models/cdvae",
+        "models/sft",
+        "models/sft-grpo",
+        "data",
+        "fingerprints",
+        "tables",
+        "figures",
+    ):
         shutil.rmtree(results / folder)
     for path in [*(p for s in ("sft_rl", "sft", "cdvae") for p in results.rglob(f"{s}.parquet")), *curves]:
         path.unlink(missing_ok=True)
