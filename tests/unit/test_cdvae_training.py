@@ -14,6 +14,11 @@ from hullseeker.matching import match
 from hullseeker.structures import to_structure
 
 
+@pytest.fixture(autouse=True)
+def short_validations(monkeypatch):
+    monkeypatch.setattr("hullseeker.cdvae.training.VALIDATION_DRAWS", 30)
+
+
 def prepared(crystals) -> Prepared:
     return Prepared(crystals, bonds_of_crystals(crystals, "radius", 5.0, 12))
 

@@ -25,6 +25,8 @@ from hullseeker.provenance import seed_for
 from hullseeker.tables import replacing
 
 VALIDATED = ("coordinates", "types")
+# Noisy crystals that a validation looks at, at least.
+VALIDATION_DRAWS = 400
 
 
 @dataclass
@@ -120,12 +122,14 @@ class Training:
     def _validate(self) -> float:
         """Return the weighted loss of coordinates and types on the validation set, in predicted cells.
 
-        Its random numbers are the same in every epoch, so that epochs can be compared.
+        Its random numbers are the same in every epoch, so that epochs can be compared. A small set is gone through
+        several times: one noise level per crystal of fifty would choose the best epoch by luck.
         """
         self.model.eval()
         generator = torch.Generator().manual_seed(seed_for(self.seed, "train_cdvae", "validation"))
         means = _Means()
-        order = list(range(len(self.val.crystals)))
+        n_crystals = len(self.val.crystals)
+        order = list(range(n_crystals)) * math.ceil(VALIDATION_DRAWS / n_crystals)
         for batch, graph in self.val.batches(order, self.how["batch_size"], self.settings["device"]):
             draws = self._draws(batch, self.settings["noise"]["n_levels"], generator)
             means.add(self.model.losses(batch, graph, draws, teacher_forcing=False), len(batch.n_atoms))
