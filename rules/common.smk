@@ -46,6 +46,8 @@ SYSTEMS_OF_KIND = {
     kind: [name for name, system in config["systems"].items() if system["kind"] == kind]
     for kind in KEYS_OF_KIND
 }
+# At most one system: there is one model.
+CDVAE = next(iter(SYSTEMS_OF_KIND["cdvae"]), None)
 # Where nothing is trained here, all of train is what others trained on: no share of it is held back, and what test
 # shares with it is their affair.
 TRAINS = SYSTEMS != SYSTEMS_OF_KIND["samples"]
@@ -64,6 +66,7 @@ TABLE_TITLES = {
     "table1": "Table 1: stability",
     "table2": "Table 2: validity, coverage, diversity, novelty",
     "sun": "Stable, unique, novel",
+    **({"reconstruction": "Reconstruction by CDVAE"} if CDVAE else {}),
     "audit": "Reward audit",
     "failure_ledger": "Failure ledger",
     **{
@@ -162,9 +165,9 @@ def rendered(table):
     return multiext(f"{RESULTS}/tables/{table}", ".md", ".tex", ".html")
 
 
-def of_kind(kind):
-    """The wildcard constraint that lets systems of a kind through; none of them where there are none."""
-    return "|".join(SYSTEMS_OF_KIND[kind]) or "(?!)"
+def of_kinds(*kinds):
+    """The wildcard constraint that lets systems of some kinds through; none of them where there are none."""
+    return "|".join(name for kind in kinds for name in SYSTEMS_OF_KIND[kind]) or "(?!)"
 
 
 def n_relax_shards(system):
@@ -192,10 +195,20 @@ GRPO_SETTINGS = {
     for name, system in config["systems"].items()
 }
 STAGE_CHAINS = list(dict.fromkeys(filter(None, map(stage_chain, SYSTEMS))))
+# Training curves by name, each with the label of the first system that it is of.
+CURVE_LABELS = {
+    **({"cdvae": config["systems"][CDVAE]["label"]} if CDVAE else {}),
+    **{
+        chain: next(
+            s["label"] for s in SYSTEM_LABELS if stage_chain(s["system"]) == chain
+        )
+        for chain in STAGE_CHAINS
+    },
+}
 RESULT_TABLES = [path for table in TABLES for path in rendered(table)]
 FIGURES = expand(
     f"{RESULTS}/figures/{{figure}}.{{kind}}",
-    figure=[name for name in FIGURE_NAMES if name != "training_curves" or STAGE_CHAINS],
+    figure=[name for name in FIGURE_NAMES if name != "training_curves" or CURVE_LABELS],
     kind=["pdf", "png"],
 )
 

@@ -3,6 +3,14 @@ HULL_PHASES = {
     "evaluator": "competing phases with energies of the evaluator itself",
     "mp": "the Materials Project's corrected energies; uncorrected ones of the evaluator got the MP2020 corrections",
 }
+ABOUT_CDVAE = (
+    [
+        f"{config['systems'][CDVAE]['label']}: our own implementation; its decoder is built after PaiNN and stands in for "
+        "the original's GemNet-T. It draws without a prompt."
+    ]
+    if CDVAE
+    else []
+)
 FOOTNOTES = {
     **{
         table: [
@@ -10,6 +18,7 @@ FOOTNOTES = {
             f"Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom "
             f"on the hull of {HULL_PHASES[config['hull']['reference']]}.",
             "Of relaxed: samples whose relaxation converged. Of all: every sample drawn, whatever became of it.",
+            *ABOUT_CDVAE,
         ]
         for table, evaluator in {"table1": EVALUATOR, **TABLES_PER_CROSS_CHECK}.items()
     },
@@ -24,6 +33,12 @@ FOOTNOTES = {
         f"On raw samples, of all drawn. Structure validity: the {config['table2']['structure_validity']} definition. "
         "Composition validity: smact with oxidation states smact14. Composition fingerprints scaled by "
         f"{config['table2']['composition_scaler']}.",
+        *ABOUT_CDVAE,
+    ],
+    "reconstruction": [
+        "Test crystals encoded to the mean of z and decoded with their number of atoms, of all in the test set. "
+        "A match: StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10). In the paper: Xie et al. 2021 on MP-20.",
+        *ABOUT_CDVAE,
     ],
     "sun": [
         f"Of all samples drawn. Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom; "
@@ -172,7 +187,7 @@ if CROSS_CHECKS:
 
 rule plot_training_curves:
     input:
-        curves=expand(f"{RESULTS}/curves/{{stages}}.parquet", stages=STAGE_CHAINS),
+        curves=expand(f"{RESULTS}/curves/{{curve}}.parquet", curve=CURVE_LABELS),
     output:
         pdf=f"{RESULTS}/figures/training_curves.pdf",
         png=png_for_report("training_curves"),
@@ -181,17 +196,7 @@ rule plot_training_curves:
     conda:
         "../envs/hullseeker.yaml"
     params:
-        curves=[
-            {
-                "key": chain,
-                "label": next(
-                    s["label"]
-                    for s in SYSTEM_LABELS
-                    if stage_chain(s["system"]) == chain
-                ),
-            }
-            for chain in STAGE_CHAINS
-        ],
+        curves=[{"key": key, "label": label} for key, label in CURVE_LABELS.items()],
         code=code("plot_training_curves.py"),
     script:
         "../workflow_scripts/plot_training_curves.py"

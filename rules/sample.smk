@@ -10,6 +10,8 @@ rule sample_structures:
         f"{LOGS}/sample_structures/{{system}}-{{shard}}.log",
     benchmark:
         f"{BENCHMARKS}/sample_structures/{{system}}-{{shard}}.tsv"
+    wildcard_constraints:
+        system=of_kinds("language_model"),
     conda:
         "../envs/hullseeker.yaml"
     params:
@@ -36,7 +38,7 @@ rule merge_samples:
     log:
         f"{LOGS}/merge_samples/{{system}}.log",
     wildcard_constraints:
-        system=of_kind("language_model"),
+        system=of_kinds("language_model", "cdvae"),
     conda:
         "../envs/hullseeker.yaml"
     params:
@@ -57,7 +59,7 @@ rule import_samples:
     benchmark:
         f"{BENCHMARKS}/import_samples/{{system}}.tsv"
     wildcard_constraints:
-        system=of_kind("samples"),
+        system=of_kinds("samples"),
     conda:
         "../envs/hullseeker.yaml"
     params:

@@ -23,3 +23,26 @@ def rocksalt() -> dict:
 @pytest.fixture
 def copper() -> dict:
     return make_row(Structure(Lattice(3.61 / 2 * (np.ones((3, 3)) - np.eye(3))), ["Cu"], [[0, 0, 0]]))
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory):
+    """A CDVAE trained on copies of one crystal, the crystal, and the mean of its z: (1, L)."""
+    import torch
+
+    from cdvae_examples import BOUNDS, graph_of, make, settings, some_structures
+    from hullseeker.cdvae.data import Prepared, bonds_of_crystals
+    from hullseeker.cdvae.training import Training
+
+    crystal = make(some_structures()["perovskite"])
+    how = settings(training={"n_epochs": 150, "batch_size": 64, "learning_rate": 4.0e-3, "save_every_epochs": 1000})
+    how["training"] |= {"teacher_forcing_epochs": 150, "plateau_patience_epochs": 40}
+    how["encoder"] |= {"n_blocks": 1}
+    how["noise"] |= {"type_sigma_max": 1.0}
+    (bonds,) = bonds_of_crystals([crystal], "radius", 5.0, 12)
+    copies = Prepared([crystal] * 128, [bonds] * 128)
+    checkpoint = tmp_path_factory.mktemp("learned") / "checkpoint.safetensors"
+    model = Training(how, BOUNDS, copies, Prepared([], []), 3, checkpoint, "learned").run()
+    with torch.no_grad():
+        z, _ = model.encode(*graph_of([crystal], how, torch.float32))
+    return model, crystal, z

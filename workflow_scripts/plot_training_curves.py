@@ -31,6 +31,9 @@ class Panel:
 
 
 PANELS = (
+    Panel("cdvae", "loss", "CDVAE: all losses"),
+    Panel("cdvae", "eval_loss", "CDVAE: coordinates, elements; held out"),
+    Panel("cdvae", "coordinates_loss", "CDVAE: coordinates"),
     Panel("sft", "loss", "loss (nats/token)", dots="eval_loss"),
     Panel("sft", "learning_rate", "learning rate"),
     Panel("grpo", "reward_mean", "mean reward"),
@@ -51,7 +54,7 @@ def series(curve: pd.DataFrame, stage: str, quantity: str) -> pd.Series:
 
     A curve is that of the last stage in its name: of `sft-grpo`, and of `sft-grpo-mine`, it is `grpo`.
     """
-    last = curve["stage"].str.extract(r"^(?:sft-)?(sft|grpo)", expand=False)
+    last = curve["stage"].str.extract(r"^(?:sft-)?(sft|grpo|cdvae)", expand=False)
     rows = curve[(last == stage) & (curve["quantity"] == quantity)]
     values = rows.set_index("step")["value"]
     values = values[np.isfinite(values)]

@@ -13,6 +13,7 @@ TITLES = {
     "table1": "Table 1: stability",
     "table2": "Table 2: validity, coverage, diversity and novelty",
     "sun": "Stable, unique and novel",
+    "reconstruction": "Reconstruction of test crystals by CDVAE",
     "audit": "Reward audit: CHGNet against the evaluator",
     "failure_ledger": "Failure ledger",
     "cross_evaluator": "Cross-evaluator table: stable under which evaluator",
@@ -49,6 +50,12 @@ COLUMNS: dict[str, list[tuple[str, str, int, str]]] = {
         ("unique_pct", "Unique (%)", 2, ""),
         ("novel_pct", "Novel (%)", 2, ""),
     ],
+    "reconstruction": [
+        ("match_rate_pct", "Reconstructed, of all (%)", 2, "match_rate_pct"),
+        ("rmsd_norm", "RMSD / (V/N)^(1/3)", 4, "rmsd_norm"),
+        ("rmsd_ang", "RMSD (Å)", 3, ""),
+        ("composition_match_pct", "Composition reconstructed, of all (%)", 2, ""),
+    ],
     "audit": [
         ("fooled_pct", "Fooled: better by reward, yet unstable (%)", 2, ""),
         ("spearman_rho", "Spearman ρ", 3, ""),
@@ -76,6 +83,9 @@ COUNTS = {"n_samples": "n drawn", "n_relaxed": "n relaxed", "n_fingerprinted": "
     "n_train_fingerprinted": "n training crystals with fingerprint",
     "n_audited": "n with both energies",
     "n_with_reference": "n with a data set structure",
+    "n_crystals": "n test crystals",
+    "n_decoded": "n decoded",
+    "n_matched": "n reconstructed",
 }
 FORMULA_MATCH = ("formula_match_pct", "Formula as prompted, of all (%)", 2, "")
 

@@ -27,7 +27,7 @@ from hullseeker.tables import read_table
 from materials_project_server import KEY, serving, some_documents
 
 ROOT = Path(__file__).parents[2]
-SYSTEMS = ("base", "sft", "rl", "sft_rl")
+SYSTEMS = ("cdvae", "base", "sft", "rl", "sft_rl")
 N_SAMPLES = 8
 
 
@@ -110,6 +110,10 @@ def test_every_draw_is_a_row_in_every_table(checkout, system):
     assert ids == [f"{system}-{i:06d}" for i in range(N_SAMPLES)]
     test_formulas = {r["formula"] for r in table(checkout, "data/materials", "materials") if r["split"] == "test"}
     for row in samples:
+        if system == "cdvae":
+            assert row["prompt_formula"] is None and row["text"] is None
+            assert (row["status"] == "ok") == (row["lattice_ang"] is not None)
+            continue
         assert row["prompt_formula"] in test_formulas
         parsed = parse_crystal(row["text"], TextFormat(max_atoms=24))
         assert (row["status"] == "ok") == (parsed.columns is not None)
@@ -156,10 +160,13 @@ def test_table1_counts_by_hand(checkout):
         assert row["n_samples"] == N_SAMPLES
         assert row["n_relaxed"] == sum(relaxed)
         assert row["parse_rate_pct"] == pytest.approx(100 * np.mean([r["status"] == "ok" for r in samples]), rel=1e-5)
-        assert row["formula_match_pct"] == pytest.approx(100 * np.mean(obeys), rel=1e-5)
         assert row["stability_rate_all_pct"] == pytest.approx(100 * np.mean(stable), rel=1e-5)
-        both = [a and b for a, b in zip(stable, obeys, strict=True)]
-        assert row["stability_rate_prompted_pct"] == pytest.approx(100 * np.mean(both), rel=1e-5)
+        if system == "cdvae":
+            assert np.isnan(row["formula_match_pct"]) and np.isnan(row["stability_rate_prompted_pct"])
+        else:
+            assert row["formula_match_pct"] == pytest.approx(100 * np.mean(obeys), rel=1e-5)
+            both = [a and b for a, b in zip(stable, obeys, strict=True)]
+            assert row["stability_rate_prompted_pct"] == pytest.approx(100 * np.mean(both), rel=1e-5)
         if sum(relaxed):
             assert row["stability_rate_pct"] == pytest.approx(100 * sum(stable) / sum(relaxed), rel=1e-5)
 
@@ -195,6 +202,20 @@ def test_training_curves_hold_every_step(checkout):
         assert len(shares) == 9
     losses = pd.DataFrame(table(checkout, "curves/sft", "training_curve")).query("quantity == 'loss'").value.tolist()
     assert losses[-1] < losses[0]
+
+
+def test_cdvae_is_trained_and_reconstructs_every_test_crystal(checkout):
+    curve = pd.DataFrame(table(checkout, "curves/cdvae", "training_curve")).query("quantity == 'loss'")
+    assert len(curve) == 8
+    assert curve.value.iloc[-1] < curve.value.iloc[0]
+    rows = table(checkout, "reconstructions/cdvae", "reconstructions")
+    test = [r["structure_id"] for r in table(checkout, "data/materials", "materials") if r["split"] == "test"]
+    assert [r["structure_id"] for r in rows] == sorted(test)
+    row = result(checkout, "reconstruction").loc["cdvae"]
+    assert row["n_crystals"] == len(test)
+    assert row["match_rate_pct"] == pytest.approx(100 * np.mean([bool(r["matched"]) for r in rows]), rel=1e-5)
+    page = (checkout / "results" / "test" / "tables" / "reconstruction.html").read_text()
+    assert "45.43" in page and "GemNet-T" in page
 
 
 def test_provenance_is_in_every_table(checkout):
@@ -275,6 +296,8 @@ def job_processes(workflow: psutil.Process) -> dict[str, psutil.Process]:
 def is_at_work(checkout: Path, script: str, process: psutil.Process) -> bool:
     """Whether a job is past its imports; a training, past its first checkpoint."""
     if script.startswith("train_"):
+        if script == "train_cdvae":
+            return (checkout / "results/test/checkpoints/cdvae/training.safetensors").is_file()
         chain = "sft" if script == "train_sft" else "sft-grpo"
         return bool(list((checkout / "results/test/checkpoints" / chain).glob("checkpoint-*/trainer_state.json")))
     with contextlib.suppress(psutil.Error):
@@ -287,9 +310,19 @@ def test_killed_in_every_rule_the_tables_are_the_same(checkout):
     results = checkout / "results" / "test"
     before = {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))}
     curves = {p: read_table(p, "training_curve").to_pylist() for p in results.glob("curves/*sft*.parquet")}
-    for folder in ("checkpoints", "models/sft", "models/sft-grpo", "data", "fingerprints", "tables", "figures"):
+    curves |= {p: read_table(p, "training_curve").to_pylist() for p in results.glob("curves/cdvae.parquet")}
+    for folder in (
+        "checkpoints",
+        "models/cdvae",
+        "models/sft",
+        "models/sft-grpo",
+        "data",
+        "fingerprints",
+        "tables",
+        "figures",
+    ):
         shutil.rmtree(results / folder)
-    for path in [*results.rglob("sft_rl.parquet"), *results.rglob("sft.parquet"), *curves]:
+    for path in [*(p for s in ("sft_rl", "sft", "cdvae") for p in results.rglob(f"{s}.parquet")), *curves]:
         path.unlink(missing_ok=True)
     shutil.rmtree(checkout / "results" / "cache")
     killed, deadline = Counter(), time.monotonic() + 900
@@ -320,11 +353,13 @@ def test_killed_in_every_rule_the_tables_are_the_same(checkout):
     # Some rules are over in the blink of an eye (make_sun, make_ledger, renders): they may be missed.
     assert set(killed) >= {
         *("split_materials", "build_reference", "train_sft", "train_grpo", "sample_structures", "relax_structures"),
+        *("train_cdvae", "sample_cdvae", "reconstruct_cdvae"),
         *("compute_hull", "match_structures", "assess_novelty", "audit_rewards", "featurize_structures"),
         *("make_table1", "make_table2", "make_audit_table", "plot_crystals", "plot_hull_distribution"),
     }
     for log in ("train_sft.log", "train_grpo/sft-grpo.log"):
         assert "going on from checkpoint" in (checkout / "logs" / "test" / log).read_text()
+    assert "going on after epoch" in (checkout / "logs" / "test" / "train_cdvae.log").read_text()
     assert {p: read_table(p, "training_curve").to_pylist() for p in curves} == curves
     assert {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))} == before
     assert "Nothing to be done" in run(checkout, "-n")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
 from copy_descriptions import out_of_step
 from hullseeker.configuration import ConfigError, check_config, replace_systems
@@ -63,7 +64,10 @@ def test_every_key_of_the_schema_is_closed():
 @pytest.mark.parametrize("overlay", sorted(p.name for p in (ROOT / "experiments").glob("*.yaml")))
 def test_overlays_are_valid(config, overlay):
     for section, value in yaml.safe_load((ROOT / "experiments" / overlay).read_text()).items():
-        config[section] = {**config[section], **value} if isinstance(value, dict) and section != "systems" else value
+        if isinstance(value, dict) and section != "systems":
+            update_config(config[section], value)  # as Snakemake does it, at every level
+        else:
+            config[section] = value
     for key in ("materials", "phases"):  # a user's own files, of which none is here
         config["data"][key] = config["data"][key] and "README.md"
     check_config(config, SCHEMA)
@@ -108,7 +112,13 @@ def set_key(config, dotted, value):
         ("hull.reference", "mp", ["hull.reference is 'mp'", "data.source: materials_project", "evaluator"]),
         ("data.test_fraction", 1.5, ["data.test_fraction", "1.5", "below 1"]),
         ("systems", {}, ["systems", "at least one"]),
-        ("systems.base.kind", "cdvae", ["systems.base.kind", "language_model"]),
+        ("systems.base.kind", "diffusion", ["systems.base.kind", "language_model", "cdvae"]),
+        ("systems.base.kind", "cdvae", ["systems.base.stages is []", "kind: cdvae does not have"]),
+        ("systems.second", {"kind": "cdvae", "label": "B"}, ["systems cdvae, second", "one model; keep one"]),
+        ("cdvae.noise.type_sigma_max", 0.001, ["cdvae.noise.type_sigma_max is 0.001", "type_sigma_min (0.01)"]),
+        ("cdvae.noise.coordinate_sigma_min_ang", 10.0, ["cdvae.noise.coordinate_sigma_max_ang is 10"]),
+        ("cdvae.encoder.max_neighbours", 6, ["cdvae.encoder.max_neighbours is 6", "at least 12"]),
+        ("cdvae.graph", "voronoi", ["cdvae.graph is 'voronoi'", "crystal_nn, radius"]),
         ("systems.base.stages", ["grpo", "sft"], ["systems.base.stages", "sft comes first"]),
         ("systems.base.grpo", {"learning_rate": 1.0e-4}, ["systems.base.grpo", "its stages are []", "add grpo"]),
         ("systems.rl.grpo", {"learning_rte": 1.0e-4}, ["learning_rte", "did you mean learning_rate?"]),

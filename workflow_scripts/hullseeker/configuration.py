@@ -19,7 +19,7 @@ from hullseeker.energy_scales import refusal
 from hullseeker.evaluators import ENGINES, EVALUATORS, name_in_rows
 
 # The keys of a system of each kind, beside kind and label: those it needs, and those it may have.
-KEYS_OF_KIND = {"language_model": (("stages",), ("grpo",)), "samples": (("path",), ())}
+KEYS_OF_KIND = {"language_model": (("stages",), ("grpo",)), "samples": (("path",), ()), "cdvae": ((), ())}
 _NUMBER_WITHOUT_POINT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 
 
@@ -121,6 +121,22 @@ def _check_keys_of_kind(name: str, system: Mapping) -> list[str]:
     return sorted(problems)
 
 
+def _check_cdvae(config: Mapping) -> list[str]:
+    """Return what is wrong with the CDVAE section, and with systems of that kind beyond the first."""
+    noise, names = config["cdvae"]["noise"], [n for n, s in config["systems"].items() if s["kind"] == "cdvae"]
+    problems = [
+        f"cdvae.noise.{largest} is {noise[largest]:g}; it must be above {smallest} ({noise[smallest]:g})"
+        for largest, smallest in (
+            ("coordinate_sigma_max_ang", "coordinate_sigma_min_ang"),
+            ("type_sigma_max", "type_sigma_min"),
+        )
+        if noise[largest] <= noise[smallest]
+    ]
+    if len(names) > 1:
+        problems.append(f"systems {', '.join(names)} are all of kind: cdvae, of which there is one model; keep one")
+    return problems
+
+
 def _check_evaluator(key: str, relax: Mapping) -> list[str]:
     """Return what is wrong with an evaluator, named by its key: its model, precision, engine and optimizer."""
     potential, model, precision = relax["potential"], relax["model"], relax["precision"]
@@ -186,6 +202,7 @@ def _check_combinations(config: Mapping) -> list[str]:
             "it must leave something to train on, so stay below 1"
         )
     problems += _check_files(data)
+    problems += _check_cdvae(config)
     reference = config["hull"]["reference"]
     for key, settings in evaluators_by_key(config["relax"]).items():
         problems += _check_evaluator(key, settings)

@@ -17,6 +17,7 @@ RULES_OF_DEVICE = {
     "relax.device": ("relax_structures", "relax_phases"),
     "base_model.device": ("train_sft", "train_grpo", "sample_structures"),
     "grpo.reward_device": ("train_grpo",),
+    "cdvae.device": ("train_cdvae", "sample_cdvae", "reconstruct_cdvae"),
 }
 _YES = ("1", "ON", "YES", "TRUE")
 

@@ -23,6 +23,7 @@ SCHEMA_VERSION = "1"
 STATUSES = (
     "ok",
     "parse_failed",
+    "generation_failed",
     "relax_failed",
     "too_large",
     "atoms_collided",
@@ -141,6 +142,18 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
     "matches": pa.schema([*_ID, *_OUTCOME, pa.field("matched", pa.bool_()), *_floats("rmsd_norm", "rmsd_ang")]),
+    "reconstructions": pa.schema(
+        [
+            *_ID,
+            *_OUTCOME,
+            *_MAYBE_STRUCTURE,
+            _required("true_formula", pa.string()),
+            pa.field("formula", pa.string()),
+            pa.field("composition_matched", pa.bool_()),
+            pa.field("matched", pa.bool_()),
+            *_floats("rmsd_norm", "rmsd_ang"),
+        ]
+    ),
     "novelty": pa.schema([*_ID, *_OUTCOME, pa.field("is_unique", pa.bool_()), pa.field("is_novel", pa.bool_())]),
     "reward_audit": pa.schema(
         [

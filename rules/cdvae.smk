@@ -1,0 +1,100 @@
+# The baseline CDVAE: trained here, drawn from without prompts, and asked to reconstruct the test crystals.
+if CDVAE:
+    CDVAE_TRAINING = {
+        name: value for name, value in config["cdvae"].items() if name != "sampling"
+    }
+    # A sampled cell is judged by the bounds that a written one is.
+    CDVAE_BOUNDS = {
+        name: value
+        for name, value in config["crystal_text"].items()
+        if name.startswith(("min_", "max_")) and name != "max_atoms"
+    }
+
+    rule train_cdvae:
+        input:
+            materials=f"{RESULTS}/data/materials.parquet",
+        output:
+            model=directory(f"{RESULTS}/models/cdvae"),
+            curve=f"{RESULTS}/curves/cdvae.parquet",
+        log:
+            f"{LOGS}/train_cdvae.log",
+        benchmark:
+            f"{BENCHMARKS}/train_cdvae.tsv"
+        priority: 10
+        conda:
+            "../envs/cdvae.yaml"
+        params:
+            settings=CDVAE_TRAINING,
+            bounds=CDVAE_BOUNDS,
+            seed=lookup("seed", within=config),
+            checkpoint=f"{RESULTS}/checkpoints/cdvae/training.safetensors",
+            code=code("train_cdvae.py"),
+        script:
+            "../workflow_scripts/train_cdvae.py"
+
+    rule sample_cdvae:
+        input:
+            model=f"{RESULTS}/models/cdvae",
+        output:
+            samples=temp(f"{RESULTS}/samples/shards/{{system}}/{{shard}}.parquet"),
+        log:
+            f"{LOGS}/sample_cdvae/{{system}}-{{shard}}.log",
+        benchmark:
+            f"{BENCHMARKS}/sample_cdvae/{{system}}-{{shard}}.tsv"
+        wildcard_constraints:
+            system=of_kinds("cdvae"),
+        conda:
+            "../envs/cdvae.yaml"
+        params:
+            settings=lookup("cdvae/sampling", within=config),
+            device=lookup("cdvae/device", within=config),
+            n_samples=lookup("sampling/n_samples", within=config),
+            n_shards=lookup("sampling/n_shards", within=config),
+            seed=lookup("seed", within=config),
+            code=code("sample_cdvae.py"),
+        script:
+            "../workflow_scripts/sample_cdvae.py"
+
+    rule reconstruct_cdvae:
+        input:
+            materials=f"{RESULTS}/data/materials.parquet",
+            model=f"{RESULTS}/models/cdvae",
+        output:
+            reconstructions=temp(f"{RESULTS}/reconstructions/shards/{{shard}}.parquet"),
+        log:
+            f"{LOGS}/reconstruct_cdvae/{{shard}}.log",
+        benchmark:
+            f"{BENCHMARKS}/reconstruct_cdvae/{{shard}}.tsv"
+        conda:
+            "../envs/cdvae.yaml"
+        params:
+            settings=lookup("cdvae/sampling", within=config),
+            device=lookup("cdvae/device", within=config),
+            n_shards=lookup("sampling/n_shards", within=config),
+            seed=lookup("seed", within=config),
+            code=code("reconstruct_cdvae.py"),
+        script:
+            "../workflow_scripts/reconstruct_cdvae.py"
+
+    rule make_reconstruction_table:
+        input:
+            materials=f"{RESULTS}/data/materials.parquet",
+            shards=expand(
+                f"{RESULTS}/reconstructions/shards/{{shard}}.parquet",
+                shard=range(config["sampling"]["n_shards"]),
+            ),
+        output:
+            rows=f"{RESULTS}/reconstructions/cdvae.parquet",
+            csv=f"{RESULTS}/tables/reconstruction.csv",
+            parquet=f"{RESULTS}/tables/reconstruction.parquet",
+        log:
+            f"{LOGS}/make_reconstruction_table.log",
+        conda:
+            "../envs/hullseeker.yaml"
+        params:
+            system={"system": CDVAE, "label": config["systems"][CDVAE]["label"]},
+            settings=lookup("statistics", within=config),
+            seed=lookup("seed", within=config),
+            code=code("make_reconstruction_table.py"),
+        script:
+            "../workflow_scripts/make_reconstruction_table.py"

@@ -1,0 +1,69 @@
+"""Encode one shard of the test crystals and decode them again, from the mean of z and their number of atoms."""
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from hullseeker.cdvae.data import collate, join_bonds, prepare
+from hullseeker.cdvae.model import Cdvae
+from hullseeker.cdvae.sampling import Drawn, draw_crystals, generators_for
+from hullseeker.cdvae.saved_model import load_model
+from hullseeker.logs import close_with_counts, logging_to, progress
+from hullseeker.matching import match
+from hullseeker.provenance import describe_run, seed_for
+from hullseeker.sharding import blocks_of_shard
+from hullseeker.structures import reduced_formula, to_structure
+from hullseeker.tables import read_table, write_table
+
+
+def reconstructed(model: Cdvae, rows: list[Mapping], device: str, seed: int) -> list[Drawn]:
+    """Return what the decoder makes of each crystal's encoding, in order; an error where it cannot be encoded."""
+    prepared, refused = prepare(rows, model.settings)
+    found = {name: Drawn(error=reason) for name, reason in refused.items()}
+    if prepared.crystals:
+        batch = collate(prepared.crystals)
+        graph = join_bonds(prepared.bonds, batch.n_atoms)
+        with torch.no_grad():
+            z, _ = model.encode(batch.to(device), graph.to(device))
+        names = [crystal.structure_id for crystal in prepared.crystals]
+        generators = generators_for([seed_for(seed, "reconstruct_cdvae", name) for name in names])
+        drawn = draw_crystals(model, z, generators, batch.n_atoms.tolist())
+        found |= dict(zip(names, drawn, strict=True))
+    return [found[row["structure_id"]] for row in rows]
+
+
+def reconstruction_row(row: Mapping, drawn: Drawn) -> dict:
+    """Return the row of one test crystal: what came back, and whether it matches."""
+    out = {"structure_id": row["structure_id"], "true_formula": reduced_formula(row["atomic_numbers"])}
+    if drawn.error is not None:
+        return {**out, "status": "generation_failed", "error": drawn.error}
+    out |= {**drawn.columns, "formula": reduced_formula(drawn.columns["atomic_numbers"])}
+    out["composition_matched"] = sorted(row["atomic_numbers"]) == sorted(drawn.columns["atomic_numbers"])
+    try:
+        found = match(to_structure(row), to_structure(drawn.columns))
+    except Exception as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell; the row says what
+        return {**out, "status": "match_failed", "error": f"the matcher failed: {type(error).__name__}: {error}"}
+    return {**out, "status": "ok", "matched": found.matched, "rmsd_norm": found.rmsd_norm, "rmsd_ang": found.rmsd_ang}
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    torch.set_num_threads(snakemake.threads)
+    params = snakemake.params
+    settings = dict(params.settings)
+    with logging_to(snakemake.log[0], "reconstruct_cdvae") as log:
+        model = load_model(snakemake.input.model, params.device, settings)
+        test = [r for r in read_table(snakemake.input.materials, "materials").to_pylist() if r["split"] == "test"]
+        blocks = blocks_of_shard(test, settings["batch_size"], int(snakemake.wildcards.shard), params.n_shards)
+        rows = []
+        for block in progress(blocks, "reconstructing"):
+            drawn = reconstructed(model, block, params.device, params.seed)
+            rows += [reconstruction_row(row, one) for row, one in zip(block, drawn, strict=True)]
+        metadata = describe_run(settings, [snakemake.input.materials], params.seed)
+        write_table(snakemake.output.reconstructions, rows, "reconstructions", metadata)
+        close_with_counts(log, (row["status"] for row in rows), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
