@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
-SNAKEMAKE := $(BIN)/snakemake --profile profiles/local --quiet rules --cores $(CORES)
+SNAKEMAKE := $(BIN)/snakemake --quiet rules --cores $(CORES)
 
 ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")

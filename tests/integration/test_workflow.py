@@ -477,8 +477,8 @@ def test_samples_alone_need_no_model_and_are_featurized_once(checkout):
     assert "Mine" in (results / "tables" / "table2.html").read_text()
     assert (results / "data" / "leaks.csv").read_text().count("\n") == 4
 
-    shutil.rmtree(results / "fingerprints")
-    shutil.rmtree(results / "data" / "fingerprints")
+    for folder in ("tables", "fingerprints", "data/fingerprints"):
+        shutil.rmtree(results / folder)
     finished(start(checkout, [*command, "table2"]))
     for log in (logs / "featurize_samples" / "mine.log", *(logs / "featurize_split").glob("*.log")):
         assert re.search(r"(\d+) structures, \1 of them from the cache", log.read_text()), log

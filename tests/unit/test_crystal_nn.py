@@ -145,15 +145,23 @@ def test_species_that_are_not_elements_are_matminers():
     [
         Structure(Lattice.cubic(9), ["Xe"], [[0, 0, 0]]),  # nothing within 7 Å
         Structure(Lattice.tetragonal(3, 20), ["Cu"], [[0, 0, 0]]),  # one layer within 7 Å
-        Structure(Lattice.tetragonal(3, 20), ["Cu", "Au"], [[0, 0, 0], [0.5, 0.5, 0.1]]),  # open above within 7 Å
         Structure(Lattice.orthorhombic(3, 15, 16), ["Cu"], [[0, 0, 0]]),  # a chain
     ],
-    ids=["far", "layer", "two layers", "chain"],
+    ids=["far", "layer", "chain"],
 )
 def test_the_search_widens_as_pymatgens_does(structure):
     found, asked = site_fingerprints(structure)
     assert asked == 0
     np.testing.assert_allclose(found, by_matminer(structure), atol=1e-7)
+
+
+def test_cells_open_by_a_rounding_error_are_matminers():
+    # Within 7 Å, all other atoms lie on one side of a layer, or in it; Qhull may or may not call that closed.
+    lattice = Lattice.from_parameters(3.031, 4.254, 26.09, 80.35, 113.27, 105.31)
+    layers = Structure(lattice, ["Cu", "Au", "O"], [[0, 0, 0], [0.47, 0.52, 0.05], [0.21, 0.93, 0.1]])
+    found, asked = site_fingerprints(layers)
+    assert asked >= 1
+    np.testing.assert_allclose(found, by_matminer(layers), atol=1e-7)
 
 
 def test_failures_where_matminer_fails():
@@ -170,7 +178,7 @@ def test_failures_where_matminer_fails():
     with pytest.raises(OpenCellError, match=r"site 0 has no closed Voronoi cell of atoms within 7\.0 Å"):
         crystal = Structure(Lattice.cubic(3), ["Na"], [[0, 0, 0]])
         environments = crystal_nn._Environments(crystal)
-        environments._cell(0, (np.eye(3)[[0, 1, 2, 0]] * [[1], [1], [1], [-1]], np.zeros(4, dtype=int)))
+        environments._cell(0, (np.vstack([np.eye(3), np.full(3, 0.9)]), np.zeros(4, dtype=int)))
 
 
 def test_a_time_limit_stops_it():

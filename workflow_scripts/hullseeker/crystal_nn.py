@@ -9,7 +9,7 @@ polar of the convex hull of its neighbours p / |p|^2, which costs a tenth of a t
 
 Where the last bit decides, pymatgen is asked: for an order parameter with an angle on a limit, for the order of
 equally heavy neighbours (it matters for the body-centred motif). Matminer gets a whole site where a weight lies between
-two rounded ones or atoms lie in one place.
+two rounded ones, where atoms lie in one place, or where a cell is open or closed by a rounding error.
 """
 
 from __future__ import annotations
@@ -245,10 +245,11 @@ def _closed_cell(vectors_ang: np.ndarray, other: np.ndarray) -> _Cell | None:
             raise OpenCellError("a site's Voronoi cell has one vertex: too few atoms around it") from None
         return None
     offset = hull.equations[:, 3]
-    if offset.max() > -1e-10:
+    if offset.max() > 1e-10:
         if len(np.unique(hull.equations[offset < -1e-10], axis=0)) == 1:
             raise OpenCellError("a site's Voronoi cell has one vertex: too few atoms around it")
         return None
+    # At the rim of the atoms found, Qhull's rounding decides: it closes some cells with vertices 1e14 Å away.
     if offset.max() > -1e-6:
         raise UnsureSiteError("a vertex of the cell is almost at infinity")
     vertices = hull.equations[:, :3] * (-0.5 * nearest_ang / offset)[:, None]
