@@ -68,7 +68,7 @@ class Encoder(nn.Module):
                 n_out,
                 settings["n_output_layers"],
                 act,
-                output_initializer="glorot_orthogonal",
+                output_initializer="zeros",  # as the original: a random start makes z of thousands
             )
             for _ in range(settings["n_blocks"] + 1)
         )
