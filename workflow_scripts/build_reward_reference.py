@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from audit_rewards import energies_or_errors
+from audit_rewards import energies_of_block
 from hullseeker.content_cache import ContentCache
 from hullseeker.evaluators import EVALUATORS, name_in_rows
 from hullseeker.hull import Hull, NoReference, composition_of
-from hullseeker.logs import close_with_counts, logging_to
+from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.potentials import load_potential
 from hullseeker.provenance import describe_run
 from hullseeker.structures import content_key
@@ -32,7 +32,8 @@ def phases_of_training(materials: Sequence[Mapping], elements: Sequence[Mapping]
 def energies_once(settings: Mapping, rows: Sequence[Mapping], cache_dir: str, log) -> list[float | str]:
     """Return the energy (eV/atom) of each row as it stands, or why there is none.
 
-    What was computed before, for whatever experiment, is read back.
+    What was computed before, for whatever experiment, is read back. One crystal at a time: batched energies depend, in
+    the last digits, on what shares the batch.
     """
     evaluator = EVALUATORS[settings["potential"]]
     model = settings["model"] or evaluator.default_model
@@ -43,12 +44,14 @@ def energies_once(settings: Mapping, rows: Sequence[Mapping], cache_dir: str, lo
     missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
     log.info("%d crystals, %d of them evaluated before", len(set(keys)), len(set(keys)) - len(missing))
     potential = load_potential(settings["potential"], settings["model"], settings["device"]) if missing else None
-    names = list(missing)
-    for start in range(0, len(names), ROWS_PER_SAVE):
-        some = names[start : start + ROWS_PER_SAVE]
-        outcomes = dict(zip(some, energies_or_errors(potential, [missing[key] for key in some]), strict=True))
-        cache.save({key: {ENERGY: energy} for key, energy in outcomes.items() if isinstance(energy, float)})
-        found |= outcomes
+    unsaved: dict[str, dict] = {}
+    for n, (key, row) in enumerate(progress(list(missing.items()), "reward energies"), start=1):
+        (found[key],) = energies_of_block(potential, [row])
+        if isinstance(found[key], float):
+            unsaved[key] = {ENERGY: found[key]}
+        if len(unsaved) >= ROWS_PER_SAVE or n == len(missing):
+            cache.save(unsaved)
+            unsaved = {}
     return [found[key] for key in keys]
 
 

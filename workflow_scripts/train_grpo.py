@@ -17,7 +17,7 @@ from hullseeker.logs import logging_to
 from hullseeker.matching import group_by_formula
 from hullseeker.potentials import load_potential
 from hullseeker.provenance import describe_run, seed_for
-from hullseeker.reward_presets import FIRST_POTENTIAL, RewardTerm, reward_terms
+from hullseeker.reward_presets import FIRST_POTENTIAL, TERMS_WITH_TRAINING, RewardTerm, reward_terms
 from hullseeker.rewards import Reward, RewardContext
 from hullseeker.structures import to_structure
 from hullseeker.tables import read_table, write_table
@@ -86,8 +86,8 @@ def make_context(terms: Sequence[RewardTerm], form: TextFormat, settings: dict, 
     """Return what the terms need, potentials loaded; `rows` are the training crystals."""
     wanted = [FIRST_POTENTIAL, *(term.second_potential for term in terms if term.second_potential)]
     potentials = [load_potential(*one, device=settings["reward_device"]) for one in wanted]
-    novel = any(term.name == "novelty" for term in terms)
-    training = group_by_formula((row["formula"], to_structure(row)) for row in rows) if novel else {}
+    compares = any(term.name in TERMS_WITH_TRAINING for term in terms)
+    training = group_by_formula((row["formula"], to_structure(row)) for row in rows) if compares else {}
     by_name = {potential.name: potential for potential in potentials}
     return RewardContext(form, by_name, hulls, training, settings["max_failure_share"])
 

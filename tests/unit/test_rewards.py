@@ -297,6 +297,19 @@ def test_of_two_potentials_the_worse_counts():
     assert found.tolist() == pytest.approx([1 / 2.8, 1 / 3])
 
 
+def test_a_known_crystal_is_known_however_it_is_written():
+    """In another cell of the same crystal, and strained; not of another structure or another formula's crystal."""
+    training = group_by_formula([("NaCl", to_structure(parsed(ROCKSALT))), ("Cu", to_structure(parsed(COPPER)))])
+    cubic = "5.7 5.7 5.7\n90 90 90\nNa\n0.00 0.00 0.00\n0.00 0.50 0.50\n0.50 0.00 0.50\n0.50 0.50 0.00"
+    cubic += "\nCl\n0.50 0.00 0.00\n0.00 0.50 0.00\n0.00 0.00 0.50\n0.50 0.50 0.50"
+    displaced = "4.0 4.0 4.0\n60 60 60\nNa\n0.00 0.00 0.00\nCl\n0.53 0.50 0.48"
+    texts = [ROCKSALT, cubic, displaced, CESIUM_CHLORIDE, COPPER, OVERLAPPING, ""]
+    values = score(texts, ["NaCl"] * 7, Stub({}), {"known_match": {}}, training=training).rewards
+    assert values[:2].tolist() == pytest.approx([1.0, 1.0])
+    assert 0.8 < values[2] < 1.0
+    assert values[3:].tolist() == [0.0] * 4
+
+
 def test_validity_and_novelty():
     training = group_by_formula([("NaCl", to_structure(parsed(ROCKSALT)))])
     texts = [ROCKSALT, CESIUM_CHLORIDE, OVERLAPPING, COPPER, ""]

@@ -24,10 +24,12 @@ OPTIONS: dict[str, dict] = {
     "e_hull": {**_SHAPE, "n_steps": 0},
     "ensemble": {"potential": None, "model": None, **_SHAPE},
     "relaxed_match": {"n_steps": 5},
+    "known_match": {},
     "diversity": {"n_recent": 256},
     "novelty": {},
 }
 TERMS_WITH_HULL = ("e_hull", "ensemble")
+TERMS_WITH_TRAINING = ("known_match", "novelty")
 
 
 @dataclass(frozen=True)

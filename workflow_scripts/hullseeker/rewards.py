@@ -26,7 +26,7 @@ from hullseeker.matching import Crystal, match, matches_any
 from hullseeker.packing import packing_fingerprint, same_packing
 from hullseeker.potentials import Potential
 from hullseeker.reward_presets import RewardTerm
-from hullseeker.structures import from_atoms, has_coincident_atoms, reduced_formula, to_atoms, to_structure
+from hullseeker.structures import content_key, from_atoms, has_coincident_atoms, reduced_formula, to_atoms, to_structure
 from hullseeker.time_limits import TimeLimitError, time_limit
 from hullseeker.validity import composition_valid, structure_valid_paper
 
@@ -227,6 +227,37 @@ def relaxed_match(batch: Batch, *, n_steps: int) -> TermValues:
     return TermValues(values, np.zeros(len(batch), dtype=bool), failed)
 
 
+def known_match(batch: Batch) -> TermValues:
+    """1 − RMSD / 0.5 with the nearest training crystal of the formula (normalised, StructureMatcher); 0 for no match.
+
+    0 to 1. Where the stable crystal of a prompt is known, this says without a relaxation whether one would end there.
+    Source: ours; the tolerances are those of Table 1's match rate.
+    """
+    values, found = np.zeros(len(batch)), {}
+    for i in np.flatnonzero(batch.is_answer & batch.is_sound).tolist():
+        key = content_key(batch.crystals[i])
+        if key not in found:
+            known = batch.context.training.get(batch.prompt_formulas[i], [])
+            found[key] = _closeness(Crystal(to_structure(batch.crystals[i])), known)
+        values[i] = found[key]
+    return _plain(values)
+
+
+def _closeness(crystal: Crystal, known: Sequence[Crystal]) -> float:
+    """Return 1 − RMSD / 0.5 of the best match, 0 for none; whatever pymatgen raises on a bad cell is none."""
+    best = 0.0
+    try:
+        with time_limit(_MATCHING_LIMIT_S):
+            for other in known:
+                # Cells that no supercell search would bring together are told apart by their size alone.
+                if len(other.reduced) == len(crystal.reduced):
+                    found = match(crystal.reduced, other.reduced)
+                    best = max(best, 1.0 - found.rmsd_norm / 0.5 if found.matched else 0.0)
+    except (TimeLimitError, Exception):  # noqa: BLE001
+        return best
+    return best
+
+
 def diversity(batch: Batch, *, n_recent: int) -> TermValues:
     """1 − the share of other answers with the same packing, in its group and among the last n_recent ones, averaged.
 
@@ -270,6 +301,7 @@ TERMS: dict[str, Callable[..., TermValues]] = {
     "e_hull": e_hull,
     "ensemble": ensemble,
     "relaxed_match": relaxed_match,
+    "known_match": known_match,
     "diversity": diversity,
     "novelty": novelty,
 }
