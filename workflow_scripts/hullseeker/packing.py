@@ -46,6 +46,11 @@ def packing_fingerprint(row: Mapping) -> np.ndarray:
     return _WEIGHTS * curves / len(numbers)
 
 
+def packing_distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the mean difference of two (58,) fingerprints; 0 for the same crystal, up to about 2 for unlike ones."""
+    return float(np.abs(one - other).mean())
+
+
 def same_packing(fingerprints: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return which of (n, 58) fingerprints are the same geometry as which of (m, 58) others; (n, m)."""
     return np.abs(fingerprints[:, None, :] - others[None, :, :]).mean(axis=2) < SAME_BELOW

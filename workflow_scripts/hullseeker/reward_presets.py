@@ -24,7 +24,7 @@ OPTIONS: dict[str, dict] = {
     "e_hull": {**_SHAPE, "n_steps": 0},
     "ensemble": {"potential": None, "model": None, **_SHAPE},
     "relaxed_match": {"n_steps": 5},
-    "known_match": {},
+    "known_match": {"reach": 0.7},
     "diversity": {"n_recent": 256},
     "novelty": {},
 }
