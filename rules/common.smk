@@ -26,6 +26,7 @@ from hullseeker.readiness import (
     missing_gpus,
     missing_packages,
 )
+from hullseeker.reward_presets import potentials_with_hull
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
@@ -89,6 +90,7 @@ FIGURE_NAMES = [*FIGURE_TITLES, *(f"figure2_{name}" for name in CROSS_CHECKS)]
 wildcard_constraints:
     system="[A-Za-z0-9_]+",
     evaluator="[A-Za-z0-9_]+",
+    reward_potential="[A-Za-z0-9_.]+",
     shard=r"\d+",
     stages=r"sft|(sft-)?grpo(-\w+)?",
 
@@ -190,9 +192,30 @@ def of_evaluators_and_systems(folder):
     return [path for name in EVALUATORS for path in of_systems(f"{folder}/{name}")]
 
 
+def grpo_settings(system):
+    """The settings of a system's GRPO, with the terms of its reward and without those of other presets."""
+    settings = {**config["grpo"], **system.get("grpo", {})}
+    presets = settings.pop("rewards")
+    return {**settings, "terms": presets[settings["reward"]]}
+
+
 GRPO_SETTINGS = {
-    stage_chain(name): {**config["grpo"], **system.get("grpo", {})}
+    stage_chain(name): grpo_settings(system)
     for name, system in config["systems"].items()
+}
+HULLS_OF_REWARD = {
+    chain: potentials_with_hull(settings["terms"])
+    for chain, settings in GRPO_SETTINGS.items()
+    if "grpo" in chain
+}
+REWARD_POTENTIALS = {
+    name: {
+        "potential": potential,
+        "model": model,
+        "device": config["grpo"]["reward_device"],
+    }
+    for hulls in HULLS_OF_REWARD.values()
+    for name, (potential, model) in hulls.items()
 }
 STAGE_CHAINS = list(dict.fromkeys(filter(None, map(stage_chain, SYSTEMS))))
 # Training curves by name, each with the label of the first system that it is of.

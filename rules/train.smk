@@ -28,11 +28,38 @@ rule train_sft:
         "../workflow_scripts/train_sft.py"
 
 
+# The hull of the formulas that a reward prompts, of training crystals and elements at the reward potential's energies.
+rule build_reward_reference:
+    input:
+        materials=f"{RESULTS}/data/materials.parquet",
+        elements=ancient("resources/elemental_phases.parquet"),
+    output:
+        f"{RESULTS}/data/reward_reference/{{reward_potential}}.parquet",
+    log:
+        f"{LOGS}/build_reward_reference/{{reward_potential}}.log",
+    benchmark:
+        f"{BENCHMARKS}/build_reward_reference/{{reward_potential}}.tsv"
+    priority: 10
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings=lookup("{reward_potential}", within=REWARD_POTENTIALS),
+        elements_content=content("resources/elemental_phases.parquet"),
+        cache_dir=f"{CACHE}/reward_energies",
+        code=code("build_reward_reference.py"),
+    script:
+        "../workflow_scripts/build_reward_reference.py"
+
+
 rule train_grpo:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
         prompt=ancient(config["prompt"]["path"]),
         model=lambda wc: model_before(wc.stages, "grpo"),
+        reward_hulls=lambda wc: expand(
+            f"{RESULTS}/data/reward_reference/{{name}}.parquet",
+            name=HULLS_OF_REWARD[wc.stages],
+        ),
     output:
         model=directory(f"{RESULTS}/models/{{stages}}"),
         curve=f"{RESULTS}/curves/{{stages}}.parquet",

