@@ -218,20 +218,20 @@ REWARD_POTENTIALS = {
     for name, (potential, model) in hulls.items()
 }
 STAGE_CHAINS = list(dict.fromkeys(filter(None, map(stage_chain, SYSTEMS))))
-# Training curves by name, each with the label of the first system that it is of.
-CURVE_LABELS = {
-    **({"cdvae": config["systems"][CDVAE]["label"]} if CDVAE else {}),
+# Training curves by name, each with the first system that it is of.
+SYSTEM_OF_CURVE = {
+    **({"cdvae": CDVAE} if CDVAE else {}),
     **{
-        chain: next(
-            s["label"] for s in SYSTEM_LABELS if stage_chain(s["system"]) == chain
-        )
+        chain: next(name for name in SYSTEMS if stage_chain(name) == chain)
         for chain in STAGE_CHAINS
     },
 }
 RESULT_TABLES = [path for table in TABLES for path in rendered(table)]
 FIGURES = expand(
     f"{RESULTS}/figures/{{figure}}.{{kind}}",
-    figure=[name for name in FIGURE_NAMES if name != "training_curves" or CURVE_LABELS],
+    figure=[
+        name for name in FIGURE_NAMES if name != "training_curves" or SYSTEM_OF_CURVE
+    ],
     kind=["pdf", "png"],
 )
 

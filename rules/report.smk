@@ -187,7 +187,7 @@ if CROSS_CHECKS:
 
 rule plot_training_curves:
     input:
-        curves=expand(f"{RESULTS}/curves/{{curve}}.parquet", curve=CURVE_LABELS),
+        curves=expand(f"{RESULTS}/curves/{{curve}}.parquet", curve=SYSTEM_OF_CURVE),
     output:
         pdf=f"{RESULTS}/figures/training_curves.pdf",
         png=png_for_report("training_curves"),
@@ -196,7 +196,14 @@ rule plot_training_curves:
     conda:
         "../envs/hullseeker.yaml"
     params:
-        curves=[{"key": key, "label": label} for key, label in CURVE_LABELS.items()],
+        curves=[
+            {
+                "key": key,
+                "label": config["systems"][system]["label"],
+                "position": SYSTEMS.index(system),
+            }
+            for key, system in SYSTEM_OF_CURVE.items()
+        ],
         code=code("plot_training_curves.py"),
     script:
         "../workflow_scripts/plot_training_curves.py"

@@ -28,11 +28,12 @@ class Panel:
     scale: float = 1.0
     dots: str | None = None
     whole: bool = False  # show the axis from 0 to 100
+    logarithmic: bool = False
 
 
 PANELS = (
-    Panel("cdvae", "loss", "CDVAE: all losses"),
-    Panel("cdvae", "eval_loss", "CDVAE: coordinates, elements; held out"),
+    Panel("cdvae", "loss", "CDVAE: all losses", logarithmic=True),
+    Panel("cdvae", "eval_loss", "CDVAE: held out", logarithmic=True),
     Panel("cdvae", "coordinates_loss", "CDVAE: coordinates"),
     Panel("sft", "loss", "loss (nats/token)", dots="eval_loss"),
     Panel("sft", "learning_rate", "learning rate"),
@@ -112,6 +113,8 @@ def draw_panel(axes: Axes, panel: Panel, curves: Sequence[tuple[Named, pd.DataFr
     axes.margins(x=0.03, y=0.08)
     if panel.whole:
         axes.set_ylim(-4, 104)
+    if panel.logarithmic:
+        axes.set_yscale("log")
 
 
 def draw_figure(curves: Sequence[tuple[Named, pd.DataFrame]]) -> Figure:
