@@ -293,7 +293,7 @@ def diversity(batch: Batch, *, n_recent: int) -> TermValues:
 
 
 def novelty(batch: Batch) -> TermValues:
-    """1 for an answer that no training crystal matches (StructureMatcher, as in S.U.N.), else 0. Source: docs/metrics.md."""
+    """1 for an answer that no training crystal matches (StructureMatcher, as in S.U.N.), else 0; docs/metrics.md."""
     values = np.zeros(len(batch))
     for i in np.flatnonzero(batch.is_answer & batch.is_sound).tolist():
         known = batch.context.training.get(batch.prompt_formulas[i], [])
