@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from hullseeker.drawing import PAGE_WIDTH_IN, Named, empty_panel, named, paper_style, save_figure
 from hullseeker.logs import logging_to
@@ -115,6 +116,9 @@ def draw_panel(axes: Axes, panel: Panel, curves: Sequence[tuple[Named, pd.DataFr
         axes.set_ylim(-4, 104)
     if panel.logarithmic:
         axes.set_yscale("log")
+        for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            ticks(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
 
 
 def draw_figure(curves: Sequence[tuple[Named, pd.DataFrame]]) -> Figure:
