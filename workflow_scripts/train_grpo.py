@@ -28,6 +28,7 @@ from hullseeker.training import (
     prompts_of,
     quiet_off_terminal,
     save_merged,
+    train_to_the_end,
 )
 
 QUANTITIES = {
@@ -169,7 +170,7 @@ def main(snakemake) -> None:
         quiet_off_terminal(trainer)
         if checkpoint:
             log.info("going on from %s", Path(checkpoint).name)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        train_to_the_end(trainer, checkpoint)
         rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
         save_merged(trainer.model, tokenizer, snakemake.output.model)
         metadata = describe_run(settings, [snakemake.input.materials], snakemake.params.seed)

@@ -26,6 +26,7 @@ from hullseeker.training import (
     lora_config,
     quiet_off_terminal,
     save_merged,
+    train_to_the_end,
 )
 
 QUANTITIES = {
@@ -157,7 +158,7 @@ def main(snakemake) -> None:
         quiet_off_terminal(trainer)
         if checkpoint:
             log.info("going on from %s", Path(checkpoint).name)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        train_to_the_end(trainer, checkpoint)
         history = trainer.state.log_history
         save_merged(trainer.model, tokenizer, snakemake.output.model)
         metadata = describe_run(settings, [snakemake.input.materials], snakemake.params.seed)

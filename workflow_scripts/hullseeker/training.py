@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from hullseeker.crystal_text import make_prompt
@@ -65,6 +65,21 @@ def claim_checkpoints(folder: str | Path, identity: Mapping) -> str | None:
             return last
         shutil.rmtree(last)
     return None
+
+
+def train_to_the_end(trainer: Trainer, checkpoint: str | None) -> None:
+    """Train, from the checkpoint where there is one; one of the last step is taken as it is.
+
+    The trainer would take a step beyond the last, were it to go on from there: a run killed between its last
+    checkpoint and its end would not be the undisturbed one.
+    """
+    if checkpoint:
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if state.global_step >= state.max_steps > 0:
+            trainer._load_from_checkpoint(checkpoint)
+            trainer.state = state
+            return
+    trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def _reads_as_json(path: Path) -> bool:
