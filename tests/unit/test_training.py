@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from trl import GRPOTrainer, SFTConfig, SFTTrainer
 from hullseeker.crystal_text import TextFormat, make_prompt
 from hullseeker.language_model import as_conversation, load_language_model
 from hullseeker.structures import reduced_formula
-from hullseeker.training import claim_checkpoints, curve_rows, prompts_of
+from hullseeker.training import claim_checkpoints, curve_rows, prompts_of, train_to_the_end
 from train_grpo import grpo_arguments
 from train_sft import formula_drill, make_dataset
 
@@ -135,3 +136,20 @@ def test_curves_leave_out_what_is_not_a_number():
     assert curve_rows(history, "grpo", {"reward": "reward_mean"}) == [
         {"stage": "grpo", "step": 1, "quantity": "reward_mean", "value": 2.0}
     ]
+
+
+@pytest.mark.parametrize(("step", "calls"), [(2, ["train"]), (3, ["load"])])
+def test_a_checkpoint_of_the_last_step_is_the_end(tmp_path, step, calls):
+    """The trainer itself would take a fourth step of three."""
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 3}))
+    called = []
+    trainer = SimpleNamespace(
+        state=None,
+        train=lambda resume_from_checkpoint: called.append("train"),
+        _load_from_checkpoint=lambda checkpoint: called.append("load"),
+    )
+    train_to_the_end(trainer, str(tmp_path))
+    assert called == calls
+    assert (trainer.state is None) == (step < 3)
+    train_to_the_end(trainer, None)
+    assert called == [*calls, "train"]
