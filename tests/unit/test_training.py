@@ -145,8 +145,8 @@ def test_a_checkpoint_of_the_last_step_is_the_end(tmp_path, step, calls):
     called = []
     trainer = SimpleNamespace(
         state=None,
-        train=lambda resume_from_checkpoint: called.append("train"),
-        _load_from_checkpoint=lambda checkpoint: called.append("load"),
+        train=lambda **_: called.append("train"),
+        _load_from_checkpoint=lambda _: called.append("load"),
     )
     train_to_the_end(trainer, str(tmp_path))
     assert called == calls
