@@ -282,10 +282,14 @@ def test_a_misspelt_key_starts_no_job(checkout):
     assert "did you mean n_samples?" in output
 
 
-def job_processes(workflow: psutil.Process) -> dict[str, psutil.Process]:
-    """The running jobs of a workflow by the name of their script."""
+def job_processes(pid: int) -> dict[str, psutil.Process]:
+    """The running jobs of a workflow by the name of their script; none where it has ended."""
     jobs = {}
-    for process in workflow.children(recursive=True):
+    try:
+        processes = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:  # it ended since it was last asked
+        return jobs
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             script = [word for word in process.cmdline() if "/.snakemake/scripts/" in word]
             if script and process.exe() == psutil.Process().exe():
@@ -332,7 +336,7 @@ def test_killed_in_every_rule_the_tables_are_the_same(checkout):
     output.start()
     while process.poll() is None:
         assert time.monotonic() < deadline
-        for script, job in job_processes(psutil.Process(process.pid)).items():
+        for script, job in job_processes(process.pid).items():
             if killed[script] or not is_at_work(checkout, script, job):
                 continue
             killed[script] += 1
