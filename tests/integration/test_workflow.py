@@ -361,7 +361,7 @@ def test_killed_in_every_rule_the_tables_are_the_same(checkout):
         *("compute_hull", "match_structures", "assess_novelty", "audit_rewards", "featurize_structures"),
         *("make_table1", "make_table2", "make_audit_table", "plot_crystals", "plot_hull_distribution"),
     }
-    for log in ("train_sft.log", "train_grpo/sft-grpo.log"):
+    for log in ("train_sft/sft.log", "train_grpo/sft-grpo.log"):
         assert "going on from checkpoint" in (checkout / "logs" / "test" / log).read_text()
     assert "going on after epoch" in (checkout / "logs" / "test" / "train_cdvae.log").read_text()
     assert {p: read_table(p, "training_curve").to_pylist() for p in curves} == curves
