@@ -17,6 +17,7 @@ rule relax_structures:
         n_shards=lambda wc: n_relax_shards(wc.system),
         schema="samples",
         weights=evaluator_weights,
+        seed=lookup("seed", within=config),
         code=lambda wc: [code("relax_structures.py"), *evaluator_code(wc)],
     script:
         "../workflow_scripts/relax_structures.py"

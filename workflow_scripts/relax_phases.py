@@ -36,7 +36,7 @@ def has_energy_of(row: Mapping, evaluator: str) -> bool:
 
 def relaxation_cache(folder: str | Path, settings: Mapping) -> ContentCache:
     """Return the cache of relaxations with these settings, of how a job is cut up apart."""
-    unused = (*SETTINGS_OF_SHARDING, "batch_atoms", "device")
+    unused = (*SETTINGS_OF_SHARDING, "batch_atoms", "device", "rattle_ang")  # phases are minima: never rattled
     method = {name: value for name, value in settings.items() if name not in unused}
     method |= {package: metadata.version(package) for package in ("ase", EVALUATORS[settings["potential"]].package)}
     evaluator = evaluator_name(settings)

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from ase import Atoms
 
 from hullseeker.evaluators import load_engine
 from hullseeker.logs import close_with_counts, logging_to, progress
 from hullseeker.potentials import Potential, load_potential
-from hullseeker.provenance import describe_run
+from hullseeker.provenance import describe_run, seed_for
 from hullseeker.relaxation import Relaxation, RelaxSettings, space_group_number
 from hullseeker.sharding import blocks_of_shard
 from hullseeker.structures import from_atoms, has_structure, to_atoms
@@ -20,16 +22,38 @@ SETTINGS_OF_SHARDING = ("n_shards", "block_size")
 
 def relax_settings(settings: Mapping) -> RelaxSettings:
     """Return the relaxation settings in the config's `relax` section."""
-    ours = (*SETTINGS_OF_LOADING, *SETTINGS_OF_SHARDING, "engine")
+    ours = (*SETTINGS_OF_LOADING, *SETTINGS_OF_SHARDING, "engine", "rattle_ang")
     return RelaxSettings(**{k: v for k, v in settings.items() if k not in ours})
 
 
+def rattled(row: Mapping, rattle_ang: float, seed: int) -> Atoms:
+    """Return the cell with Gaussian noise of this deviation (Å) on every coordinate, and on the edges of its cube root.
+
+    A relaxation keeps the symmetries that it starts with, and so may end on a saddle point; noise has none. It is
+    drawn from the seed and the row's id alone.
+    """
+    atoms = to_atoms(row)
+    if rattle_ang > 0:
+        rng = np.random.default_rng(seed_for(seed, "relax_structures", row["structure_id"]))
+        noise = rng.normal(0.0, rattle_ang, atoms.positions.shape)
+        strain = rng.normal(0.0, rattle_ang / np.cbrt(atoms.get_volume()), (3, 3))
+        atoms.positions += noise
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
+    return atoms
+
+
 def relax_block(
-    potential: Potential, rows: Sequence[Mapping], settings: RelaxSettings, engine: str = "per_cell"
+    potential: Potential,
+    rows: Sequence[Mapping],
+    settings: RelaxSettings,
+    engine: str = "per_cell",
+    rattle_ang: float = 0.0,
+    seed: int = 0,
 ) -> list[dict]:
     """Relax the rows of one block that have a structure; the others are passed on as not attempted."""
     attempted = [row for row in rows if has_structure(row)]
-    outcomes = load_engine(engine)(potential, [to_atoms(row) for row in attempted], settings)
+    cells = [rattled(row, rattle_ang, seed) for row in attempted]
+    outcomes = load_engine(engine)(potential, cells, settings)
     tolerance = settings.symmetry_tolerance_ang
     pairs = zip(attempted, outcomes, strict=True)
     relaxed = {row["structure_id"]: relaxed_row(row, outcome, tolerance) for row, outcome in pairs}
@@ -72,7 +96,8 @@ def main(snakemake) -> None:
         potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING)) if blocks else None
         relaxed = []
         for block in progress(blocks, f"relaxing {snakemake.wildcards.system}, shard {shard}"):
-            relaxed += relax_block(potential, block, relax_settings(settings), settings["engine"])
+            noise = settings["rattle_ang"], snakemake.params.seed
+            relaxed += relax_block(potential, block, relax_settings(settings), settings["engine"], *noise)
             log.info("%d of %d rows", len(relaxed), sum(map(len, blocks)))
         write_table(snakemake.output[0], relaxed, "relaxed", describe_run(settings, [snakemake.input.structures]))
         close_with_counts(log, (row["status"] for row in relaxed), time.perf_counter() - started)

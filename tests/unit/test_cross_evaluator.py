@@ -10,14 +10,14 @@ from snakemake.iocontainers import InputFiles
 
 import make_ledger
 import make_table1
-from hullseeker.cross_check import evaluator_label, evaluators
+from hullseeker.cross_check import evaluator_label, evaluators, repeated
 from hullseeker.result_tables import paths_by_evaluator
 from hullseeker.tables import TableError, write_table
 from make_cross_evaluator_table import main, row_of_system
 
 SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 500}
 SYSTEM = {"system": "sft", "label": "SFT"}
-RELAX = {"potential": "sevennet", "model": "7net-0", "device": "cuda", "max_steps": 50, "cross_check": []}
+RELAX = {"potential": "sevennet", "model": "7net-0", "device": "cuda", "max_steps": 50, "cross_check": [], "rattle_ang": 0.0}
 CELL = {"lattice_ang": [4.0, 0, 0, 0, 4.0, 0, 0, 0, 4.0], "atomic_numbers": [11], "frac_coords": [0.0] * 3}
 
 # E_hull under SevenNet and under CHGNet, or the status of a sample without one
@@ -173,10 +173,21 @@ def test_a_table_of_another_evaluator_is_not_taken_for_a_systems(tmp_path):
         main(job(tmp_path, swapped, evaluators=["sevennet", "chgnet"]))
 
 
+def test_an_evaluator_that_rattles_has_a_name_of_its_own():
+    further = [{"potential": "sevennet", "rattle_ang": 0.1}, {"potential": "chgnet"}]
+    found = evaluators(RELAX | {"cross_check": further})
+    assert list(found) == ["sevennet", "sevennet_rattled", "chgnet"]
+    assert [settings["rattle_ang"] for settings in found.values()] == [0.0, 0.1, 0.0]
+    assert evaluator_label(found["sevennet_rattled"]) == "sevennet 7net-0, rattled by 0.1 Å"
+    assert [settings["rattle_ang"] for settings in evaluators(RELAX | {"rattle_ang": 0.2}).values()] == [0.2]
+    assert repeated(RELAX | {"cross_check": further}) == []
+    assert len(repeated(RELAX | {"cross_check": further[:1] * 2})) == 1
+
+
 def test_a_cross_check_inherits_all_but_the_model():
     further = [{"potential": "chgnet", "device": "cpu"}, {"potential": "sevennet", "model": "my/7net-l3i5.pth"}]
     found = evaluators(RELAX | {"cross_check": further})
-    shared = {"potential": "sevennet", "model": "7net-0", "device": "cuda", "max_steps": 50}
+    shared = {"potential": "sevennet", "model": "7net-0", "device": "cuda", "max_steps": 50, "rattle_ang": 0.0}
     assert found == {
         "sevennet": shared,
         "chgnet": shared | {"potential": "chgnet", "model": None, "device": "cpu"},

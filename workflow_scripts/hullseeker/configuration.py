@@ -216,6 +216,11 @@ def _check_evaluator(key: str, relax: Mapping) -> list[str]:
             f"{key}.optimizer is {optimizer!r}, which does not work in {key}.engine: {relax['engine']}; use "
             f"{' or '.join(engine.optimizers)}"
         )
+    if relax["keep_symmetry"] and relax["rattle_ang"]:
+        problems.append(
+            f"relax.keep_symmetry is true, and {key}.rattle_ang is {relax['rattle_ang']:g}, which breaks every "
+            "symmetry; set one of them to its default"
+        )
     if relax["keep_symmetry"] and relax["engine"] == "torch_sim":
         problems.append(f"relax.keep_symmetry is true, which {key}.engine: torch_sim cannot do; use per_cell")
     return problems

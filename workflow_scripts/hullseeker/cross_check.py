@@ -3,7 +3,8 @@
 Needs: the standard library.
 
 An evaluator's id is in the paths and columns of what it yields: the potential's name in the config, with the
-model's behind it where another evaluator has the potential already (sevennet, chgnet, sevennet_7net_l3i5).
+model's behind it where another evaluator has the potential already (sevennet, chgnet, sevennet_7net_l3i5). One that
+rattles what it relaxes says so: sevennet_rattled.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from hullseeker.evaluators import name_in_rows
 def evaluators_by_key(relax: Mapping) -> dict[str, dict]:
     """Return the relaxation settings of every evaluator by its key in the config, the primary (`relax`) first.
 
-    A cross-check inherits all but the model, which is its potential's default unless it names one.
+    A cross-check inherits all but the model, which is its potential's default unless it names one, and the rattling.
     """
     primary = {name: value for name, value in relax.items() if name != "cross_check"}
     return {"relax": primary} | {
-        f"relax.cross_check.{place}": {**primary, "model": None, **further}
+        f"relax.cross_check.{place}": {**primary, "model": None, "rattle_ang": 0.0, **further}
         for place, further in enumerate(relax["cross_check"])
     }
 
@@ -30,9 +31,10 @@ def evaluators(relax: Mapping) -> dict[str, dict]:
     """Return the relaxation settings of every evaluator by its id, the primary first; ids as `repeated` wants them."""
     found: dict[str, dict] = {}
     for settings in evaluators_by_key(relax).values():
-        potential = settings["potential"]
-        name = _file_name(name_in_rows(potential, settings["model"])) if potential in found else potential
-        found[name] = settings
+        potential, rattles = settings["potential"], "_rattled" if settings["rattle_ang"] else ""
+        plain = potential + rattles
+        full = _file_name(name_in_rows(potential, settings["model"])) + rattles
+        found[full if plain in found else plain] = settings
     return found
 
 
@@ -41,7 +43,7 @@ def repeated(relax: Mapping) -> list[str]:
     problems, seen = [], {}
     for key, settings in evaluators_by_key(relax).items():
         name = name_in_rows(settings["potential"], settings["model"])
-        earlier = seen.setdefault(_file_name(name), key)
+        earlier = seen.setdefault((_file_name(name), bool(settings["rattle_ang"])), key)
         if earlier != key:
             problems.append(
                 f"{key} is {name}, and so is {earlier}; an evaluator comes once: take another potential or model"
@@ -54,5 +56,6 @@ def _file_name(name: str) -> str:
 
 
 def evaluator_label(settings: Mapping) -> str:
-    """Return the name of an evaluator for people: its potential and its model."""
-    return name_in_rows(settings["potential"], settings["model"]).replace(":", " ", 1)
+    """Return the name of an evaluator for people: its potential and its model, and how far it rattles."""
+    name = name_in_rows(settings["potential"], settings["model"]).replace(":", " ", 1)
+    return f"{name}, rattled by {settings['rattle_ang']:g} Å" if settings["rattle_ang"] else name

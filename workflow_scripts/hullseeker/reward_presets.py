@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict] = {
     "ensemble": {"potential": None, "model": None, **_SHAPE},
     "relaxed_match": {"n_steps": 5},
     "known_match": {"reach": 0.7},
+    "low_symmetry": {"tolerance_ang": 0.05},
     "diversity": {"n_recent": 256},
     "novelty": {},
 }

@@ -26,6 +26,7 @@ from hullseeker.evaluators import name_in_rows
 from hullseeker.matching import Crystal, match, matches_any
 from hullseeker.packing import packing_distance, packing_fingerprint, same_packing
 from hullseeker.potentials import Potential
+from hullseeker.relaxation import point_group_order
 from hullseeker.reward_presets import RewardTerm
 from hullseeker.structures import (
     from_atoms,
@@ -39,6 +40,8 @@ from hullseeker.time_limits import TimeLimitError, time_limit
 from hullseeker.validity import composition_valid, structure_valid_paper
 
 _MATCHING_LIMIT_S = 5.0
+# Of m-3m.
+_LARGEST_POINT_GROUP = 48
 # StructureMatcher's `stol`: no match has a larger RMSD.
 _WORST_RMSD = 0.5
 
@@ -252,6 +255,19 @@ def known_match(batch: Batch, *, reach: float) -> TermValues:
     return _plain(values)
 
 
+def low_symmetry(batch: Batch, *, tolerance_ang: float) -> TermValues:
+    """1 − ln(order of the point group) / ln 48 of an answer as written, within tolerance_ang; 0 where it is unsound.
+
+    1 for P1, 0 for a cubic crystal of full symmetry. A relaxation keeps every symmetry that it starts with, so a
+    symmetric guess that is no minimum ends on a saddle point; a symmetric minimum is found without. Source: ours.
+    """
+    values = np.zeros(len(batch))
+    for i in np.flatnonzero(batch.is_answer & batch.is_sound).tolist():
+        order = point_group_order(to_atoms(batch.crystals[i]), tolerance_ang)
+        values[i] = 1.0 - math.log(order) / math.log(_LARGEST_POINT_GROUP)
+    return _plain(values)
+
+
 def _packing_of(crystal: Crystal) -> np.ndarray:
     """Return the packing fingerprint of a training crystal, computed when it is first asked for."""
     if not hasattr(crystal, "packing"):
@@ -313,6 +329,7 @@ TERMS: dict[str, Callable[..., TermValues]] = {
     "ensemble": ensemble,
     "relaxed_match": relaxed_match,
     "known_match": known_match,
+    "low_symmetry": low_symmetry,
     "diversity": diversity,
     "novelty": novelty,
 }
