@@ -14,6 +14,7 @@ from hullseeker.configuration import (
 )
 from hullseeker.cross_check import evaluator_label, evaluators
 from hullseeker.evaluators import env_of, sources_of
+from hullseeker.gguf_source import is_gguf, is_package
 from hullseeker.provenance import (
     files_of,
     hash_of_code,
@@ -249,17 +250,21 @@ PRODUCTS = {
 }
 
 BASE_MODEL = config["base_model"]["path"]
+# A GGUF file is made a folder of safetensors first; the other rules know that alone.
+PREPARED_MODEL = [f"{RESULTS}/models/base"] if is_gguf(BASE_MODEL) else []
+if PREPARED_MODEL:
+    config["base_model"]["path"] = PREPARED_MODEL[0]
 
 
 def model_before(chain, stage):
-    """The model a stage starts from: the stage before it in the chain, or the base model (no input file)."""
+    """The model a stage starts from: the stage before it in the chain, or the base model (no file unless prepared)."""
     before = chain.split("-")[: chain.split("-").index(stage)]
-    return [f"{RESULTS}/models/{'-'.join(before)}"] if before else []
+    return [f"{RESULTS}/models/{'-'.join(before)}"] if before else PREPARED_MODEL
 
 
 def trained_model(wc):
     chain = stage_chain(wc.system)
-    return [f"{RESULTS}/models/{chain}"] if chain else []
+    return [f"{RESULTS}/models/{chain}"] if chain else PREPARED_MODEL
 
 
 def png_for_report(figure):

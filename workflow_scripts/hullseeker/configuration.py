@@ -17,6 +17,7 @@ from jsonschema.exceptions import ValidationError
 from hullseeker.cross_check import evaluators_by_key, repeated
 from hullseeker.energy_scales import refusal
 from hullseeker.evaluators import ENGINES, EVALUATORS, name_in_rows
+from hullseeker.gguf_source import is_gguf, problem_with
 from hullseeker.reward_presets import reward_terms
 
 # The keys of a system of each kind, beside kind and label: those it needs, and those it may have.
@@ -166,6 +167,13 @@ def _check_rewards(chosen: Mapping[str, str], grpo: Mapping) -> list[str]:
     return problems
 
 
+def _check_base_model(base: Mapping) -> list[str]:
+    """Return what is wrong with a base model that is made of a GGUF file."""
+    if base["gguf_sha256"] and not is_gguf(base["path"]):
+        return [f"base_model.gguf_sha256 is given, and base_model.path is {base['path']!r}, no GGUF file; remove it"]
+    return [problem] if (problem := problem_with(base["path"])) else []
+
+
 def _check_evaluator(key: str, relax: Mapping) -> list[str]:
     """Return what is wrong with an evaluator, named by its key: its model, precision, engine and optimizer."""
     potential, model, precision = relax["potential"], relax["model"], relax["precision"]
@@ -228,6 +236,7 @@ def _check_combinations(config: Mapping) -> list[str]:
             f"data.test_fraction + data.validation_fraction is {held_out:g}; "
             "it must leave something to train on, so stay below 1"
         )
+    problems += _check_base_model(config["base_model"])
     problems += _check_files(data)
     problems += _check_cdvae(config)
     reference = config["hull"]["reference"]
