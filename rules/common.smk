@@ -168,6 +168,22 @@ def rendered(table):
     return multiext(f"{RESULTS}/tables/{table}", ".md", ".tex", ".html")
 
 
+def before_rl(system):
+    """The system whose model a system's GRPO starts from; None without GRPO, or where it is not among the systems."""
+    stages = config["systems"][system].get("stages", [])
+    if "grpo" not in stages:
+        return None
+    start = stages[: stages.index("grpo")]
+    return next(
+        (
+            name
+            for name in SYSTEMS_OF_KIND["language_model"]
+            if config["systems"][name]["stages"] == start
+        ),
+        None,
+    )
+
+
 def of_kinds(*kinds):
     """The wildcard constraint that lets systems of some kinds through; none of them where there are none."""
     return "|".join(name for kind in kinds for name in SYSTEMS_OF_KIND[kind]) or "(?!)"
@@ -200,6 +216,7 @@ def grpo_settings(system):
     return {**settings, "terms": presets[settings["reward"]]}
 
 
+BEFORE_RL = {name: before_rl(name) for name in SYSTEMS if before_rl(name)}
 GRPO_SETTINGS = {
     stage_chain(name): grpo_settings(system)
     for name, system in config["systems"].items()
