@@ -27,6 +27,12 @@ from hullseeker.readiness import (
     missing_gpus,
     missing_packages,
 )
+from hullseeker.replicates import (
+    chain_before,
+    chain_of,
+    replicates_of,
+    with_replicates,
+)
 from hullseeker.reward_presets import potentials_with_hull
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
@@ -39,6 +45,8 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+REPLICATES = replicates_of(config["systems"], config["replicates"])
+config["systems"] = with_replicates(config["systems"], config["replicates"])
 SCRIPTS = "../workflow_scripts"
 RESULTS = f"results/{config['experiment']}"
 LOGS = f"logs/{config['experiment']}"
@@ -57,6 +65,11 @@ SYSTEM_LABELS = [
     {"system": name, "label": system["label"]}
     for name, system in config["systems"].items()
 ]
+# What stands against the baseline, each system with its replicates; the baseline first.
+BASELINE = config["comparison"]["baseline"]
+COMPARED = (
+    {BASELINE: REPLICATES[BASELINE], **REPLICATES} if BASELINE in REPLICATES else {}
+)
 # The first evaluator, relax.potential, is the one that Table 1, the figures, S.U.N. and the audit are of.
 EVALUATORS = evaluators(config["relax"])
 EVALUATOR_LABELS = {
@@ -68,6 +81,7 @@ TABLE_TITLES = {
     "table1": "Table 1: stability",
     "table2": "Table 2: validity, coverage, diversity, novelty",
     "sun": "Stable, unique, novel",
+    **({"comparison": "Comparison of trained systems"} if COMPARED else {}),
     **({"reconstruction": "Reconstruction by CDVAE"} if CDVAE else {}),
     "audit": "Reward audit",
     "failure_ledger": "Failure ledger",
@@ -82,6 +96,7 @@ FIGURE_TITLES = {
     "figure1": "Figure 1: generated and relaxed",
     "figure2": "Figure 2: energy above hull",
     "figure3": "Figure 3: further examples",
+    **({"comparison": "Comparison of trained systems"} if COMPARED else {}),
     "training_curves": "Training curves",
     "reward_audit": "Reward against evaluator",
 }
@@ -93,7 +108,7 @@ wildcard_constraints:
     evaluator="[A-Za-z0-9_]+",
     reward_potential="[A-Za-z0-9_.]+",
     shard=r"\d+",
-    stages=r"sft|(sft-)?grpo(-\w+)?",
+    stages=r"(sft|(sft-)?grpo(-\w+)?)(\.\d+)?",
 
 
 def code(script):
@@ -154,14 +169,8 @@ def content(path):
 
 
 def stage_chain(system):
-    """The stages of a system as one word, empty for the base model: sft, grpo, sft-grpo.
-
-    With GRPO settings of its own the system's name follows: sft-grpo-mine.
-    """
-    about = config["systems"][system]
-    return "-".join(
-        [*about.get("stages", []), *([system] if about.get("grpo") else [])]
-    )
+    """What a system's model is called, empty for the base model: sft, sft-grpo, sft-grpo-mine, sft.2."""
+    return chain_of(system, config["systems"][system])
 
 
 def rendered(table):
@@ -170,18 +179,11 @@ def rendered(table):
 
 def before_rl(system):
     """The system whose model a system's GRPO starts from; None without GRPO, or where it is not among the systems."""
-    stages = config["systems"][system].get("stages", [])
-    if "grpo" not in stages:
+    if "grpo" not in config["systems"][system].get("stages", []):
         return None
-    start = stages[: stages.index("grpo")]
-    return next(
-        (
-            name
-            for name in SYSTEMS_OF_KIND["language_model"]
-            if config["systems"][name]["stages"] == start
-        ),
-        None,
-    )
+    start = chain_before(stage_chain(system), "grpo")
+    models = SYSTEMS_OF_KIND["language_model"]
+    return next((name for name in models if stage_chain(name) == start), None)
 
 
 def of_kinds(*kinds):
@@ -202,6 +204,12 @@ def of_systems(folder):
     return expand(
         f"{RESULTS}/{folder}/{{system}}.parquet", system=SYSTEMS, allow_missing=True
     )
+
+
+def of_compared(folder):
+    """The tables of a folder by compared system, and within it by replicate."""
+    names = [name for replicates in COMPARED.values() for name in replicates]
+    return expand(f"{RESULTS}/{folder}/{{system}}.parquet", system=names)
 
 
 def of_evaluators_and_systems(folder):
@@ -275,8 +283,8 @@ if PREPARED_MODEL:
 
 def model_before(chain, stage):
     """The model a stage starts from: the stage before it in the chain, or the base model (no file unless prepared)."""
-    before = chain.split("-")[: chain.split("-").index(stage)]
-    return [f"{RESULTS}/models/{'-'.join(before)}"] if before else PREPARED_MODEL
+    before = chain_before(chain, stage)
+    return [f"{RESULTS}/models/{before}"] if before else PREPARED_MODEL
 
 
 def trained_model(wc):

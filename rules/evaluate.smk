@@ -239,6 +239,37 @@ rule make_sun:
         "../workflow_scripts/make_sun.py"
 
 
+if COMPARED:
+
+    rule make_comparison:
+        input:
+            samples=of_compared("samples"),
+            relaxed=of_compared(f"relaxed/{EVALUATOR}"),
+            hull=of_compared(f"hull/{EVALUATOR}"),
+            matches=of_compared(f"matches/{EVALUATOR}"),
+            novelty=of_compared("novelty"),
+            fingerprints=of_compared("fingerprints"),
+            train=f"{RESULTS}/data/fingerprints/train.parquet",
+            test=f"{RESULTS}/data/fingerprints/test.parquet",
+            scaler=ancient("resources/mp20_magpie_scaler.json"),
+        output:
+            csv=f"{RESULTS}/tables/comparison.csv",
+            parquet=f"{RESULTS}/tables/comparison.parquet",
+        log:
+            f"{LOGS}/make_comparison.log",
+        conda:
+            "../envs/hullseeker.yaml"
+        params:
+            members=COMPARED,
+            baseline=BASELINE,
+            systems=SYSTEM_LABELS,
+            settings={**config["table2"], **STATISTICS},
+            seed=lookup("seed", within=config),
+            code=code("make_comparison.py"),
+        script:
+            "../workflow_scripts/make_comparison.py"
+
+
 rule make_audit_table:
     input:
         samples=of_systems("samples"),

@@ -68,6 +68,9 @@ PARAMS_OF_EVALUATORS = {
 }
 
 for table in TABLES:
+    # It has lines of its own: values by seed, differences, ratios.
+    if table == "comparison":
+        continue
     kind = "table1" if table in TABLES_PER_CROSS_CHECK else table
 
     rule:
@@ -102,6 +105,53 @@ for table in TABLES:
             code=code("render_tables.py"),
         script:
             "../workflow_scripts/render_tables.py"
+
+
+if COMPARED:
+
+    rule render_comparison:
+        input:
+            comparison=f"{RESULTS}/tables/comparison.csv",
+        output:
+            md=f"{RESULTS}/tables/comparison.md",
+            tex=f"{RESULTS}/tables/comparison.tex",
+            html=report(
+                f"{RESULTS}/tables/comparison.html",
+                caption="../report/comparison.rst",
+                category="Tables",
+                labels={"table": TABLE_TITLES["comparison"]},
+            ),
+        log:
+            f"{LOGS}/render_comparison.log",
+        conda:
+            "../envs/hullseeker.yaml"
+        params:
+            baseline=BASELINE,
+            footnotes=[
+                "Brackets: 95% intervals over prompts and replicates. "
+                f"Replicates, a training seed each: {config['replicates']}.",
+                f"Evaluator: {EVALUATOR_LABELS[EVALUATOR]}.",
+            ],
+            code=code("render_comparison.py"),
+        script:
+            "../workflow_scripts/render_comparison.py"
+
+    rule plot_comparison:
+        input:
+            comparison=f"{RESULTS}/tables/comparison.csv",
+        output:
+            pdf=f"{RESULTS}/figures/comparison.pdf",
+            png=png_for_report("comparison"),
+        log:
+            f"{LOGS}/plot_comparison.log",
+        conda:
+            "../envs/hullseeker.yaml"
+        params:
+            systems=SYSTEM_LABELS,
+            baseline=BASELINE,
+            code=code("plot_comparison.py"),
+        script:
+            "../workflow_scripts/plot_comparison.py"
 
 
 rule plot_figure1:

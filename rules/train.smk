@@ -32,12 +32,14 @@ rule train_sft:
         model=PREPARED_MODEL,
         prompt=ancient(config["prompt"]["path"]),
     output:
-        model=directory(f"{RESULTS}/models/sft"),
-        curve=f"{RESULTS}/curves/sft.parquet",
+        model=directory(f"{RESULTS}/models/{{stages}}"),
+        curve=f"{RESULTS}/curves/{{stages}}.parquet",
     log:
-        f"{LOGS}/train_sft.log",
+        f"{LOGS}/train_sft/{{stages}}.log",
     benchmark:
-        f"{BENCHMARKS}/train_sft.tsv"
+        f"{BENCHMARKS}/train_sft/{{stages}}.tsv"
+    wildcard_constraints:
+        stages=r"sft(\.\d+)?",
     # Everything waits for the trainings, the longer one first.
     priority: 20
     conda:
@@ -50,7 +52,7 @@ rule train_sft:
         crystal_text=lookup("crystal_text", within=config),
         settings=lookup("sft", within=config),
         seed=lookup("seed", within=config),
-        checkpoints=f"{RESULTS}/checkpoints/sft",
+        checkpoints=f"{RESULTS}/checkpoints/{{stages}}",
         code=code("train_sft.py"),
     script:
         "../workflow_scripts/train_sft.py"
@@ -96,7 +98,7 @@ rule train_grpo:
     benchmark:
         f"{BENCHMARKS}/train_grpo/{{stages}}.tsv"
     wildcard_constraints:
-        stages=r"(sft-)?grpo(-\w+)?",
+        stages=r"(sft-)?grpo(-\w+)?(\.\d+)?",
     priority: 10
     conda:
         "../envs/hullseeker.yaml"

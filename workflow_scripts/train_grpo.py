@@ -16,7 +16,8 @@ from hullseeker.language_model import as_conversation, load_language_model
 from hullseeker.logs import logging_to
 from hullseeker.matching import group_by_formula
 from hullseeker.potentials import load_potential
-from hullseeker.provenance import describe_run, seed_for
+from hullseeker.provenance import describe_run
+from hullseeker.replicates import training_seed
 from hullseeker.reward_presets import FIRST_POTENTIAL, TERMS_WITH_TRAINING, RewardTerm, reward_terms
 from hullseeker.rewards import Reward, RewardContext
 from hullseeker.structures import to_structure
@@ -144,7 +145,7 @@ def main(snakemake) -> None:
     torch.set_num_threads(snakemake.threads)
     settings, base, prompt = dict(snakemake.params.settings), snakemake.params.base_model, snakemake.params.prompt
     chain = snakemake.wildcards.stages
-    seed = seed_for(snakemake.params.seed, "train_grpo", chain) % 2**31
+    seed = training_seed(snakemake.params.seed, "train_grpo", chain)
     set_seed(seed)
     with logging_to(snakemake.log[0], "train_grpo") as log:
         rows = [r for r in read_table(snakemake.input.materials, "materials").to_pylist() if r["split"] == "train"]

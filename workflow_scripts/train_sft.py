@@ -17,6 +17,7 @@ from hullseeker.crystal_text import TextFormat, make_prompt, write_crystal
 from hullseeker.language_model import as_conversation, load_language_model
 from hullseeker.logs import logging_to
 from hullseeker.provenance import describe_run, seed_for
+from hullseeker.replicates import training_seed
 from hullseeker.structures import reduced_formula
 from hullseeker.tables import read_table, write_table
 from hullseeker.training import (
@@ -101,7 +102,8 @@ def main(snakemake) -> None:
     started = time.perf_counter()
     torch.set_num_threads(snakemake.threads)
     settings, base, prompt = dict(snakemake.params.settings), snakemake.params.base_model, snakemake.params.prompt
-    form, seed = TextFormat(**snakemake.params.crystal_text), seed_for(snakemake.params.seed, "train_sft") % 2**31
+    form, chain = TextFormat(**snakemake.params.crystal_text), snakemake.wildcards.stages
+    seed = training_seed(snakemake.params.seed, "train_sft", chain)
     set_seed(seed)
     with logging_to(snakemake.log[0], "train_sft") as log:
         rows = read_table(snakemake.input.materials, "materials").to_pylist()
@@ -162,7 +164,7 @@ def main(snakemake) -> None:
         history = trainer.state.log_history
         save_merged(trainer.model, tokenizer, snakemake.output.model)
         metadata = describe_run(settings, [snakemake.input.materials], snakemake.params.seed)
-        write_table(snakemake.output.curve, curve_rows(history, "sft", QUANTITIES), "training_curve", metadata)
+        write_table(snakemake.output.curve, curve_rows(history, chain, QUANTITIES), "training_curve", metadata)
         log.info("done: %d steps in %.1f s", trainer.state.global_step, time.perf_counter() - started)
 
 

@@ -184,6 +184,30 @@ def test_table2_counts_by_hand(checkout):
         assert frame.loc[system, "n_fingerprinted"] == sum(r["status"] == "ok" for r in rows)
 
 
+def test_the_comparison_has_the_numbers_of_the_other_tables(checkout):
+    compared = result(checkout, "comparison")
+    assert list(compared.index) == ["sft", "rl", "sft_rl"]
+    assert (compared["n_samples"] == N_SAMPLES).all()
+    for name, columns in {
+        "table1": ("stability_rate_prompted_pct", "parse_rate_pct", "match_rate_pct"),
+        "sun": ("sun_pct", "unique_pct"),
+        "table2": ("structure_novelty", "structure_diversity", "composition_diversity"),
+    }.items():
+        there = result(checkout, name).loc[compared.index]
+        for column in columns:
+            assert compared[column].to_numpy() == pytest.approx(there[column].to_numpy(), rel=1e-4, nan_ok=True)
+            less = there[column] - there.loc["sft", column]
+            assert compared[f"{column}_difference"].to_numpy() == pytest.approx(less.to_numpy(), abs=1e-3, nan_ok=True)
+
+
+def test_replicates_are_trained_from_start_to_end(checkout):
+    """Each replicate of a system starts from its own replicate of the stage before."""
+    jobs = run(checkout, "-n", "--config", "replicates=2", "--", "results/test/curves/sft-grpo.2.parquet")
+    assert "models/sft.2" in jobs
+    assert jobs.count("rule train_sft:") == 1
+    assert jobs.count("rule train_grpo:") == 1
+
+
 def test_the_ledger_accounts_for_every_sample_at_every_step(checkout):
     ledger = pd.read_csv(checkout / "results" / "test" / "tables" / "failure_ledger.csv")
     totals = ledger.groupby(["system", "step"])["n"].sum()
@@ -361,7 +385,7 @@ def test_killed_in_every_rule_the_tables_are_the_same(checkout):
         *("compute_hull", "match_structures", "assess_novelty", "audit_rewards", "featurize_structures"),
         *("make_table1", "make_table2", "make_audit_table", "plot_crystals", "plot_hull_distribution"),
     }
-    for log in ("train_sft.log", "train_grpo/sft-grpo.log"):
+    for log in ("train_sft/sft.log", "train_grpo/sft-grpo.log"):
         assert "going on from checkpoint" in (checkout / "logs" / "test" / log).read_text()
     assert "going on after epoch" in (checkout / "logs" / "test" / "train_cdvae.log").read_text()
     assert {p: read_table(p, "training_curve").to_pylist() for p in curves} == curves

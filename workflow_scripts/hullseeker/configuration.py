@@ -18,6 +18,7 @@ from hullseeker.cross_check import evaluators_by_key, repeated
 from hullseeker.energy_scales import refusal
 from hullseeker.evaluators import ENGINES, EVALUATORS, name_in_rows
 from hullseeker.gguf_source import is_gguf, problem_with
+from hullseeker.replicates import replicates_of, with_replicates
 from hullseeker.reward_presets import reward_terms
 
 # The keys of a system of each kind, beside kind and label: those it needs, and those it may have.
@@ -174,6 +175,23 @@ def _check_base_model(base: Mapping) -> list[str]:
     return [problem] if (problem := problem_with(base["path"])) else []
 
 
+def _check_comparison(config: Mapping) -> list[str]:
+    """Return what is wrong with replicates and with the baseline of the comparison."""
+    systems, baseline = config["systems"], config["comparison"]["baseline"]
+    problems = []
+    try:
+        with_replicates(systems, config["replicates"])
+    except ValueError as error:
+        problems.append(str(error))
+    trained = list(replicates_of(systems, 1))
+    if baseline is not None and baseline not in trained:
+        known = f"there are {', '.join(trained)}" if trained else "there is none, so make it null"
+        problems.append(f"comparison.baseline is {baseline!r}; it must be a system that is finetuned here; {known}")
+    elif baseline is not None and len(trained) < 2:
+        problems.append(f"comparison.baseline is {baseline!r}, and no other system is finetuned; make it null")
+    return problems
+
+
 def _check_evaluator(key: str, relax: Mapping) -> list[str]:
     """Return what is wrong with an evaluator, named by its key: its model, precision, engine and optimizer."""
     potential, model, precision = relax["potential"], relax["model"], relax["precision"]
@@ -239,6 +257,7 @@ def _check_combinations(config: Mapping) -> list[str]:
     problems += _check_base_model(config["base_model"])
     problems += _check_files(data)
     problems += _check_cdvae(config)
+    problems += _check_comparison(config)
     reference = config["hull"]["reference"]
     for key, settings in evaluators_by_key(config["relax"]).items():
         problems += _check_evaluator(key, settings)
