@@ -3,8 +3,6 @@
 In the panel of a system with RL, the samples of the model that RL started from lie behind its own.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -91,7 +89,7 @@ class Block:
     system: Named
     frame: pd.DataFrame
     n_drawn: int
-    before: Block | None = None
+    before: "Block | None" = None
 
 
 def words_of(block: Block, limits: tuple[float, float]) -> str:
