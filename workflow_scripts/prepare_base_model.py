@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def main(snakemake) -> None:
         if losses["loss"] > BAD_SHARE_OF_CHANCE * losses["chance"]:
             log.warning("it predicts the prompt's text hardly better than chance: is this the right file?")
         origin = {"source": params.source, "file": file.name, "sha256": sha256_of_file(file), **about, **losses}
-        origin |= describe_run({"dtype": params.dtype})
+        origin |= {"gguf_version": metadata.version("gguf"), **describe_run({"dtype": params.dtype})}
         (target / ORIGIN).write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n")
         log.info(
             "done: %.0f million parameters, %.2f nats a token on the prompt's text (chance %.2f), %.1f s",
