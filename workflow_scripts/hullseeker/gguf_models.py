@@ -102,8 +102,8 @@ def check_model(
     found = model(**padded, position_ids=positions).logits[0, -1].float()
     if not expected.isfinite().all():
         raise ValueError("logits are not finite")
-    # Probabilities, not logits: in bfloat16 these move by a hundredth.
-    if (expected[-1].softmax(-1) - found.softmax(-1)).abs().max() > 0.02:
+    # Probabilities, and generously: in bfloat16 they move by hundredths; a wrong position makes another distribution.
+    if (expected[-1].softmax(-1) - found.softmax(-1)).abs().max() > 0.1:
         raise ValueError("what comes next depends on the padding before the prompt")
     loss = torch.nn.functional.cross_entropy(expected[:-1], alone[0, 1:]).item()
     return {"loss": loss, "chance": math.log(expected.shape[-1])}
