@@ -14,6 +14,7 @@ from hullseeker.configuration import (
 )
 from hullseeker.cross_check import evaluator_label, evaluators
 from hullseeker.evaluators import env_of, sources_of
+from hullseeker.gguf_source import is_gguf, is_package
 from hullseeker.provenance import (
     files_of,
     hash_of_code,
@@ -176,6 +177,15 @@ def rendered(table):
     return multiext(f"{RESULTS}/tables/{table}", ".md", ".tex", ".html")
 
 
+def before_rl(system):
+    """The system whose model a system's GRPO starts from; None without GRPO, or where it is not among the systems."""
+    if "grpo" not in config["systems"][system].get("stages", []):
+        return None
+    start = chain_before(stage_chain(system), "grpo")
+    models = SYSTEMS_OF_KIND["language_model"]
+    return next((name for name in models if stage_chain(name) == start), None)
+
+
 def of_kinds(*kinds):
     """The wildcard constraint that lets systems of some kinds through; none of them where there are none."""
     return "|".join(name for kind in kinds for name in SYSTEMS_OF_KIND[kind]) or "(?!)"
@@ -214,6 +224,7 @@ def grpo_settings(system):
     return {**settings, "terms": presets[settings["reward"]]}
 
 
+BEFORE_RL = {name: before_rl(name) for name in SYSTEMS if before_rl(name)}
 GRPO_SETTINGS = {
     stage_chain(name): grpo_settings(system)
     for name, system in config["systems"].items()
@@ -264,17 +275,21 @@ PRODUCTS = {
 }
 
 BASE_MODEL = config["base_model"]["path"]
+# A GGUF file is made a folder of safetensors first; the other rules know that alone.
+PREPARED_MODEL = [f"{RESULTS}/models/base"] if is_gguf(BASE_MODEL) else []
+if PREPARED_MODEL:
+    config["base_model"]["path"] = PREPARED_MODEL[0]
 
 
 def model_before(chain, stage):
-    """The model a stage starts from: the stage before it in the chain, or the base model (no input file)."""
+    """The model a stage starts from: the stage before it in the chain, or the base model (no file unless prepared)."""
     before = chain_before(chain, stage)
-    return [f"{RESULTS}/models/{before}"] if before else []
+    return [f"{RESULTS}/models/{before}"] if before else PREPARED_MODEL
 
 
 def trained_model(wc):
     chain = stage_chain(wc.system)
-    return [f"{RESULTS}/models/{chain}"] if chain else []
+    return [f"{RESULTS}/models/{chain}"] if chain else PREPARED_MODEL
 
 
 def png_for_report(figure):

@@ -283,6 +283,7 @@ rule make_audit_table:
         "../envs/hullseeker.yaml"
     params:
         systems=SYSTEM_LABELS,
+        before_rl=BEFORE_RL,
         settings=STATISTICS,
         seed=lookup("seed", within=config),
         code=code("make_audit_table.py"),

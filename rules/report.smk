@@ -46,7 +46,11 @@ FOOTNOTES = {
     ],
     "audit": [
         f"CHGNet on generated structures as they stand, against {EVALUATOR_LABELS[EVALUATOR]}; "
-        "each on its own elemental phases."
+        "each on its own elemental phases.",
+        *(
+            f"Before RL: {config['systems'][start]['label']}, for {config['systems'][name]['label']}."
+            for name, start in BEFORE_RL.items()
+        ),
     ],
 }
 
@@ -271,6 +275,7 @@ rule plot_reward_audit:
         "../envs/hullseeker.yaml"
     params:
         systems=SYSTEM_LABELS,
+        before_rl=BEFORE_RL,
         settings=STATISTICS,
         code=code("plot_reward_audit.py"),
     script:

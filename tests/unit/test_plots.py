@@ -98,7 +98,7 @@ def run(what: str, inputs: Path, folder: Path, systems=SYSTEMS) -> Files:
     else:
         paths = {name: [files[i] for i in keep] for name, files in paths.items()}
         figure = what if what.startswith("figure") else "figure1"
-        snakemake = fake(folder, paths, systems=systems, settings=settings, seed=3, figure=figure)
+        snakemake = fake(folder, paths, systems=systems, settings=settings, seed=3, figure=figure, before_rl={})
         script = {"hull": plot_hull_distribution, "audit": plot_reward_audit}.get(what, plot_crystals)
     script.main(snakemake)
     return snakemake.output
@@ -175,6 +175,25 @@ def test_title_tells_formula_energy_gain_and_match():
     example["hull"]["e_above_hull_ev_per_atom"] = None
     assert "no hull reference" in plot_crystals.title_of(example)
     assert plot_crystals.signed(-0.0002) == "0.000"
+
+
+def test_audit_shows_a_system_with_rl_beside_the_model_it_started_from():
+    known = {"energy": -5.0, "reference": -4.0, "e_hull": 0.5}
+    start = [audit_row(i, float(e), float(e) - 0.5, **{**known, "energy": -3.0}) for i, e in enumerate("123")]
+    end = [audit_row(i, float(e), 1.0 - float(e), **known) for i, e in enumerate("13")] + [
+        audit_row(9, 80.0, 1.0, **known)
+    ]
+    one, other = named([{"system": "sft", "label": "SFT"}, {"system": "sft_rl", "label": "SFT+RL"}])
+    before = plot_reward_audit.Block(one, plot_reward_audit.audit_frame(start, 0.1), 4)
+    after = plot_reward_audit.Block(other, plot_reward_audit.audit_frame(end, 0.1), 4, before)
+    words = plot_reward_audit.words_of(after, (-10.0, 50.0)).split("\n")
+    assert words[:2] == ["n = 3 of 4, 1 on the rim", "fooled 0 → 3 of 4 (3 judged)"]
+    assert words[2:] == ["Spearman ρ 1.00 → 0.50", "median gap −0.50 → −5.00 eV/atom"]
+    assert "→" not in plot_reward_audit.words_of(before, (-10.0, 50.0))
+    axes = [a for a in plot_reward_audit.draw_figure([before, after]).axes if a.get_title()]
+    assert [a.get_title() for a in axes] == ["SFT", "SFT+RL, from SFT"]
+    drawn = [sum(len(points.get_offsets()) for points in a.collections) for a in axes]
+    assert drawn == [3, 6]
 
 
 def test_audit_counts_the_fooled_among_the_judged_only():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from make_audit_table import changes_by_rl
 from make_audit_table import row_of_system as audit_row
 from make_sun import row_of_system as sun_row
 
@@ -91,3 +92,18 @@ def test_audit_of_nothing():
     row = audit_row(SYSTEM, audit_frame([]), SETTINGS, 5)
     assert row["n_samples"] == 0 and math.isnan(row["spearman_rho"]) and math.isnan(row["fooled_pct"])
     assert math.isnan(audit_row(SYSTEM, audit_frame([(-1, -1, 0, 0, 0)]), SETTINGS, 5)["spearman_rho"])
+
+
+def test_what_rl_changed_is_after_minus_before():
+    """Before: none of 40 fooled, gap -0.5, ranks agree. After: half fooled, gap -1.5, ranks reversed."""
+    before = audit_frame([(-3.0, -4.0, 0.3, e - 0.5, e) for e in range(40)])
+    after = audit_frame([(-5.0, -4.0, 0.3 * (e % 2), 37.0 - e, e) for e in range(40)])
+    row = changes_by_rl(SYSTEM, before, after, SETTINGS, 5)
+    assert row["fooled_change_pct"] == pytest.approx(50)
+    assert row["spearman_rho_change"] == pytest.approx(-2)
+    assert row["median_gap_change_ev_per_atom"] == pytest.approx(-2 + 0.5)
+    assert 30 < row["fooled_change_pct_ci_low"] < 50 < row["fooled_change_pct_ci_high"] < 70
+    assert row == changes_by_rl(SYSTEM, before.iloc[::-1], after.iloc[::-1], SETTINGS, 5)
+    assert all(math.isnan(value) for value in changes_by_rl(SYSTEM, None, after, SETTINGS, 5).values())
+    nothing = changes_by_rl(SYSTEM, audit_frame([]), after, SETTINGS, 5)
+    assert len(nothing) == 9 and all(math.isnan(value) for value in nothing.values())

@@ -17,6 +17,7 @@ from jsonschema.exceptions import ValidationError
 from hullseeker.cross_check import evaluators_by_key, repeated
 from hullseeker.energy_scales import refusal
 from hullseeker.evaluators import ENGINES, EVALUATORS, name_in_rows
+from hullseeker.gguf_source import is_gguf, problem_with
 from hullseeker.replicates import replicates_of, with_replicates
 from hullseeker.reward_presets import reward_terms
 
@@ -167,6 +168,13 @@ def _check_rewards(chosen: Mapping[str, str], grpo: Mapping) -> list[str]:
     return problems
 
 
+def _check_base_model(base: Mapping) -> list[str]:
+    """Return what is wrong with a base model that is made of a GGUF file."""
+    if base["gguf_sha256"] and not is_gguf(base["path"]):
+        return [f"base_model.gguf_sha256 is given, and base_model.path is {base['path']!r}, no GGUF file; remove it"]
+    return [problem] if (problem := problem_with(base["path"])) else []
+
+
 def _check_comparison(config: Mapping) -> list[str]:
     """Return what is wrong with replicates and with the baseline of the comparison."""
     systems, baseline = config["systems"], config["comparison"]["baseline"]
@@ -251,6 +259,7 @@ def _check_combinations(config: Mapping) -> list[str]:
             f"data.test_fraction + data.validation_fraction is {held_out:g}; "
             "it must leave something to train on, so stay below 1"
         )
+    problems += _check_base_model(config["base_model"])
     problems += _check_files(data)
     problems += _check_cdvae(config)
     problems += _check_comparison(config)

@@ -1,0 +1,60 @@
+"""Make a GGUF file, the user's or that of a package, a base model that the other rules can load, and check it."""
+
+import json
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from pymatgen.core import Element
+from transformers.utils.logging import disable_progress_bar
+
+from hullseeker.crystal_text import make_prompt
+from hullseeker.gguf_models import BAD_SHARE_OF_CHANCE, check_model, convert_gguf, describe_gguf
+from hullseeker.gguf_source import find_gguf
+from hullseeker.language_model import load_language_model
+from hullseeker.logs import logging_to
+from hullseeker.provenance import describe_run, sha256_of_file
+
+# Beside the model: where it came from.
+ORIGIN = "origin.json"
+
+
+def texts_to_survive() -> list[str]:
+    """Return texts in the form of crystals: every digit, every decimal place, every element."""
+    numbers = "\n".join(f"0.{i:02d} 0.{(7 * i) % 100:02d} 0.{99 - i:02d}" for i in range(100))
+    elements = "\n".join(f"{Element.from_Z(z).symbol}\n0.00 0.25 0.50" for z in range(1, 104))
+    return [f"5.2 11.8 40.3\n90 90 120\nMg\n{numbers}", f"5.7 4.1 9.6\n88 101 74\n{elements}"]
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    torch.set_num_threads(snakemake.threads)
+    params, target = snakemake.params, Path(snakemake.output.model)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    with logging_to(snakemake.log[0], "prepare_base_model") as log:
+        file = find_gguf(params.source, params.cache_dir, params.sha256)
+        about = describe_gguf(file)
+        log.info("%s: %s", file.name, ", ".join(f"{key} {value}" for key, value in about.items()))
+        convert_gguf(file, target, params.dtype, about["pre_tokenizer"])
+        model, tokenizer = load_language_model(target, "cpu", params.dtype)
+        prompt = make_prompt(Path(snakemake.input.prompt).read_text(), "NaCl")
+        losses = check_model(model, tokenizer, prompt, texts_to_survive())
+        if losses["loss"] > BAD_SHARE_OF_CHANCE * losses["chance"]:
+            log.warning("it predicts the prompt's text hardly better than chance: is this the right file?")
+        origin = {"source": params.source, "file": file.name, "sha256": sha256_of_file(file), **about, **losses}
+        origin |= {"gguf_version": metadata.version("gguf"), **describe_run({"dtype": params.dtype})}
+        (target / ORIGIN).write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n")
+        log.info(
+            "done: %.0f million parameters, %.2f nats a token on the prompt's text (chance %.2f), %.1f s",
+            model.num_parameters() / 1e6,
+            losses["loss"],
+            losses["chance"],
+            time.perf_counter() - started,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
