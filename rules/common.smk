@@ -27,6 +27,7 @@ from hullseeker.readiness import (
     missing_packages,
 )
 from hullseeker.reward_presets import potentials_with_hull
+from hullseeker.scale import training_env
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
@@ -161,6 +162,16 @@ def stage_chain(system):
     return "-".join(
         [*about.get("stages", []), *([system] if about.get("grpo") else [])]
     )
+
+
+def threads_of_training(settings):
+    """One thread per process; a training process waits while its reward workers compute."""
+    return settings["n_processes"] * max(1, settings.get("reward_workers", 0))
+
+
+def content_of_accelerate(settings):
+    """The hash of what tells the processes of a training how to share it; nothing where there is one process."""
+    return content(settings["accelerate"]) if settings["n_processes"] > 1 else None
 
 
 def rendered(table):

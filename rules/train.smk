@@ -12,8 +12,9 @@ rule train_sft:
         f"{BENCHMARKS}/train_sft.tsv"
     # Everything waits for the trainings, the longer one first.
     priority: 20
+    threads: threads_of_training(config["sft"])
     conda:
-        "../envs/hullseeker.yaml"
+        f"../envs/{training_env(config['sft'])}"
     params:
         base_model=lookup("base_model", within=config),
         base_model_content=content(BASE_MODEL),
@@ -21,6 +22,7 @@ rule train_sft:
         prompt_content=content(config["prompt"]["path"]),
         crystal_text=lookup("crystal_text", within=config),
         settings=lookup("sft", within=config),
+        accelerate_content=content_of_accelerate(config["sft"]),
         seed=lookup("seed", within=config),
         checkpoints=f"{RESULTS}/checkpoints/sft",
         code=code("train_sft.py"),
@@ -70,8 +72,9 @@ rule train_grpo:
     wildcard_constraints:
         stages=r"(sft-)?grpo(-\w+)?",
     priority: 10
+    threads: lambda wc: threads_of_training(GRPO_SETTINGS[wc.stages])
     conda:
-        "../envs/hullseeker.yaml"
+        lambda wc: f"../envs/{training_env(GRPO_SETTINGS[wc.stages])}"
     params:
         base_model=lookup("base_model", within=config),
         base_model_content=content(BASE_MODEL),
@@ -79,6 +82,7 @@ rule train_grpo:
         prompt_content=content(config["prompt"]["path"]),
         crystal_text=lookup("crystal_text", within=config),
         settings=lambda wc: GRPO_SETTINGS[wc.stages],
+        accelerate_content=lambda wc: content_of_accelerate(GRPO_SETTINGS[wc.stages]),
         seed=lookup("seed", within=config),
         checkpoints=f"{RESULTS}/checkpoints/{{stages}}",
         code=code("train_grpo.py"),
