@@ -12,9 +12,9 @@ rule train_sft:
         f"{BENCHMARKS}/train_sft.tsv"
     # Everything waits for the trainings, the longer one first.
     priority: 20
-    threads: threads_of_training(config["sft"])
     conda:
         f"../envs/{training_env(config['sft'])}"
+    threads: threads_of_training(config["sft"])
     params:
         base_model=lookup("base_model", within=config),
         base_model_content=content(BASE_MODEL),
@@ -72,9 +72,9 @@ rule train_grpo:
     wildcard_constraints:
         stages=r"(sft-)?grpo(-\w+)?",
     priority: 10
-    threads: lambda wc: threads_of_training(GRPO_SETTINGS[wc.stages])
     conda:
         lambda wc: f"../envs/{training_env(GRPO_SETTINGS[wc.stages])}"
+    threads: lambda wc: threads_of_training(GRPO_SETTINGS[wc.stages])
     params:
         base_model=lookup("base_model", within=config),
         base_model_content=content(BASE_MODEL),

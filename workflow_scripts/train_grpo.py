@@ -12,7 +12,7 @@ from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from hullseeker.crystal_text import TextFormat
-from hullseeker.language_model import as_conversation
+from hullseeker.language_model import as_conversation, load_tokenizer
 from hullseeker.launching import run_training
 from hullseeker.logs import logging_to
 from hullseeker.matching import group_by_formula
@@ -27,6 +27,7 @@ from hullseeker.tables import read_table, write_table
 from hullseeker.training import (
     claim_checkpoints_of_rule,
     curve_rows,
+    estimate,
     load_to_train,
     lora_config,
     n_checkpoints_kept,
@@ -36,6 +37,7 @@ from hullseeker.training import (
     threads_of_process,
     train_to_the_end,
     write_atomically,
+    write_in_step,
 )
 
 QUANTITIES = {
@@ -149,6 +151,8 @@ def grpo_arguments(settings: dict, base: dict, output_dir: str, seed: int) -> GR
         logging_steps=1,
         save_steps=settings["save_every_steps"],
         save_total_limit=n_checkpoints_kept(settings),
+        # Every trained weight takes part in every step.
+        ddp_find_unused_parameters=False if settings["n_processes"] > 1 else None,
         report_to=[],
         disable_tqdm=not sys.stderr.isatty(),
         seed=seed,
@@ -196,7 +200,11 @@ def main(snakemake) -> None:
         start = snakemake.input.model[0] if snakemake.input.get("model") else base["path"]
         # Before the model: this is where several processes find each other.
         arguments = grpo_arguments(settings, base, str(snakemake.params.checkpoints), seed)
-        model, tokenizer = load_to_train(start, base)
+        tokenizer = load_tokenizer(start)
+        longest = max((text for _, text in pairs), key=len)
+        ids = tokenizer.apply_chat_template(as_conversation(longest)["prompt"], add_generation_prompt=True)["input_ids"]
+        estimate(log, "grpo", settings, base, start, len(ids))
+        model, _ = load_to_train(start, base)
         terms = reward_terms(settings["terms"])
         formulas = {formula for formula, _ in pairs}
         hulls = hull_energies(snakemake.input.get("reward_hulls", []), formulas, settings["max_failure_share"], log)
@@ -212,6 +220,7 @@ def main(snakemake) -> None:
             callbacks=[KeepRecentAnswers(context, checkpoint)],
         )
         quiet_off_terminal(trainer)
+        write_in_step(trainer)
         if checkpoint:
             log.info("going on from %s", Path(checkpoint).name)
         train_to_the_end(trainer, checkpoint)

@@ -24,6 +24,7 @@ from hullseeker.tables import read_table, write_table
 from hullseeker.training import (
     claim_checkpoints_of_rule,
     curve_rows,
+    estimate,
     formula_for_prompt,
     load_to_train,
     lora_config,
@@ -124,6 +125,8 @@ def sft_arguments(settings: dict, base: dict, output_dir: str, seed: int, n_trai
         logging_steps=10,
         save_steps=settings["save_every_steps"],
         save_total_limit=n_checkpoints_kept(settings),
+        # Every trained weight takes part in every step.
+        ddp_find_unused_parameters=False if settings["n_processes"] > 1 else None,
         report_to=[],
         disable_tqdm=not sys.stderr.isatty(),
         seed=seed,
@@ -159,6 +162,8 @@ def main(snakemake) -> None:
         # Before the model: this is where several processes find each other.
         sizes = [len(datasets[split]) for split in ("train", "val")]
         arguments = sft_arguments(settings, base, str(snakemake.params.checkpoints), seed, *sizes)
+        prompt_tokens = max((mask.index(1) for mask in datasets["train"]["completion_mask"]), default=0)
+        estimate(log, "sft", settings, base, base["path"], prompt_tokens)
         model, _ = load_to_train(base["path"], base)
         checkpoint = claim_checkpoints_of_rule(snakemake, base["path"], template)
         trainer = SFTTrainer(

@@ -22,8 +22,10 @@ def training_env(settings: Mapping) -> str:
     """Return the environment that a training needs: vLLM and DeepSpeed are in one of their own."""
     vllm = settings.get("rollouts", {}).get("engine", "transformers") != "transformers"
     several = settings["n_processes"] > 1
-    return "vllm.yaml" if vllm or (several and how_processes_share(settings["accelerate"]) == "DEEPSPEED") else (
-        "hullseeker.yaml"
+    return (
+        "vllm.yaml"
+        if vllm or (several and how_processes_share(settings["accelerate"]) == "DEEPSPEED")
+        else ("hullseeker.yaml")
     )
 
 
@@ -68,9 +70,7 @@ def _of_processes(section: str, settings: Mapping, device: str) -> list[str]:
         return [f"{key}, which is not YAML ({' '.join(str(error).split())}); write one with `accelerate config`"]
     kind = about.get("distributed_type") if isinstance(about, dict) else None
     if kind not in ("MULTI_GPU", "FSDP", "DEEPSPEED"):
-        return [
-            f"{key}, whose distributed_type is {kind!r}; it must be MULTI_GPU, FSDP or DEEPSPEED, as in {_HERE}"
-        ]
+        return [f"{key}, whose distributed_type is {kind!r}; it must be MULTI_GPU, FSDP or DEEPSPEED, as in {_HERE}"]
     if bool(about.get("use_cpu")) != (device == "cpu"):
         remedy = f"{_HERE}/cpu.yaml" if device == "cpu" else f"another of {_HERE}, or base_model.device: cpu"
         return [f"{key}, whose use_cpu is {about.get('use_cpu')}, and base_model.device is {device!r}; use {remedy}"]
@@ -95,8 +95,8 @@ def _of_rollouts(grpo: Mapping, base: Mapping) -> list[str]:
         )
     if engine != "vllm_server" and url is not None:
         problems.append(
-            f"grpo.rollouts.vllm_server_url is {url!r}, which engine: {engine} does not use; set it to null, or engine: "
-            "vllm_server"
+            f"grpo.rollouts.vllm_server_url is {url!r}, which engine: {engine} does not use; set it to null, or "
+            "engine: vllm_server"
         )
     if engine == "vllm_colocate":
         share, n_processes = rollouts["vllm_tensor_parallel"], grpo["n_processes"]
@@ -106,7 +106,7 @@ def _of_rollouts(grpo: Mapping, base: Mapping) -> list[str]:
             )
         if rollouts["vllm_max_length_tokens"] <= grpo["max_new_tokens"]:
             problems.append(
-                f"grpo.rollouts.vllm_max_length_tokens is {rollouts['vllm_max_length_tokens']}; it must leave room for a "
-                f"prompt beside grpo.max_new_tokens ({grpo['max_new_tokens']}), so add 200"
+                f"grpo.rollouts.vllm_max_length_tokens is {rollouts['vllm_max_length_tokens']}; it must leave room for "
+                f"a prompt beside grpo.max_new_tokens ({grpo['max_new_tokens']}), so add 200"
             )
     return problems

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import PrinterCallback, Trainer, TrainerState
+from transformers import AutoConfig, PrinterCallback, Trainer, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from hullseeker.crystal_text import make_prompt
@@ -21,7 +21,9 @@ from hullseeker.language_model import load_language_model
 from hullseeker.potentials import require_device
 from hullseeker.processes import n_processes, of_first, process_index, wait_for_all
 from hullseeker.provenance import sha256_of_file, sha256_of_json, sha256_of_path
+from hullseeker.scale import how_processes_share
 from hullseeker.structures import to_structure
+from hullseeker.training_estimate import device_here, log_estimate, plan_of, shape_of
 
 
 def formula_for_prompt(row: Mapping, style: str) -> str:
@@ -42,6 +44,18 @@ def load_to_train(path: str | Path, base: Mapping):
     return load_language_model(path, device, base["dtype"], base["attention"])
 
 
+def estimate(log, stage: str, settings: Mapping, base: Mapping, start: str | Path, prompt_tokens: int) -> None:
+    """Log what a stage will need of this process's device; an architecture that cannot be counted is said, no more."""
+    try:
+        shape = shape_of(AutoConfig.from_pretrained(str(start)), settings["lora_rank"])
+    except (AttributeError, ValueError) as error:
+        log.warning("no estimate of memory and time: %s", error)
+        return
+    sharing = how_processes_share(settings["accelerate"]) if settings["n_processes"] > 1 else "MULTI_GPU"
+    plan = plan_of(stage, settings, base, prompt_tokens, sharing)
+    log_estimate(log, shape, plan, *device_here(base["device"]))
+
+
 def threads_of_process(snakemake) -> int:
     """Return the threads that torch may use here: the job's, shared by its processes and their reward workers."""
     settings = snakemake.params.settings
@@ -49,13 +63,11 @@ def threads_of_process(snakemake) -> int:
 
 
 def n_checkpoints_kept(settings: Mapping) -> int:
-    """Return how many checkpoints stay: several processes do not end the last one at one time, so that before it too."""
+    """Return how many checkpoints stay: several processes do not end the last at one time, so that before it too."""
     return 1 if settings["n_processes"] == 1 else 2
 
 
-def claim_checkpoints_of_rule(
-    snakemake, start: str | Path, template: str, needed: Sequence[str] = ()
-) -> str | None:
+def claim_checkpoints_of_rule(snakemake, start: str | Path, template: str, needed: Sequence[str] = ()) -> str | None:
     """Return the last checkpoint of exactly this run of a training rule, as `claim_checkpoints`; one for all processes.
 
     `start` is the model that the stage starts from.
@@ -149,6 +161,17 @@ def lora_config(settings: Mapping):
 def quiet_off_terminal(trainer: Trainer) -> None:
     """Remove the trainer's own printing; on a terminal its progress bar stays."""
     trainer.remove_callback(PrinterCallback)
+
+
+def write_in_step(trainer: Trainer) -> None:
+    """Let sharded processes write token by token together: each token takes shards of all, of those at their end too.
+
+    transformers does so itself for FSDP 1 and DeepSpeed, for FSDP 2 only where it has sharded the model by itself.
+    """
+    if n_processes() > 1 and trainer.is_fsdp_enabled:
+        model = trainer.model
+        for one in (model, model.get_base_model() if hasattr(model, "get_base_model") else model):
+            one._is_fsdp_managed_module = True
 
 
 def save_merged(model, tokenizer, target: str | Path) -> None:
