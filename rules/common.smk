@@ -25,6 +25,7 @@ from hullseeker.readiness import (
     missing_access,
     missing_gpus,
     missing_packages,
+    missing_training_packages,
 )
 from hullseeker.reward_presets import potentials_with_hull
 from hullseeker.scale import training_env
@@ -144,6 +145,9 @@ onstart:
             problems += missing_access(settings)
         if relaxes and not in_own_env:
             problems += missing_packages(settings)
+    if not in_own_env:
+        grpo = [GRPO_SETTINGS[chain] for chain in HULLS_OF_REWARD]
+        problems += missing_training_packages(config, grpo, rules_to_run)
     if problems:
         raise WorkflowError("\n".join(dict.fromkeys(problems)))
 

@@ -29,7 +29,7 @@ def job(folder: Path, stage: str, model: str | Path = ROOT / "resources" / "base
     """Return a training job in a folder, on small crystals of the embedded set."""
     folder.mkdir(exist_ok=True)
     materials = folder / "materials.parquet"
-    rows = [r for r in read_table(ROOT / "resources" / "demo_materials.parquet", "materials").to_pylist()]
+    rows = read_table(ROOT / "resources" / "demo_materials.parquet", "materials").to_pylist()
     small = [r for r in rows if len(r["atomic_numbers"]) == 2][:N_CRYSTALS]
     write_table(materials, [{**row, "split": "train"} for row in small], "materials", {})
     base = {"path": str(model), "device": "cpu", "dtype": "float32", "attention": "sdpa"}

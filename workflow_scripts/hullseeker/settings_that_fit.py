@@ -1,6 +1,6 @@
 """The table of docs/training_at_scale.md: settings of Qwen2.5-7B-Instruct that fit, by the estimate.
 
-Needs: torch, transformers. `python -m hullseeker.settings_that_fit docs/training_at_scale.md` writes it there.
+Needs: torch, transformers. `make training-table` writes it there.
 """
 
 from __future__ import annotations
