@@ -97,7 +97,8 @@ def config(monkeypatch):
             {"sft.n_processes": 4, "sft.accelerate": "mine.yaml"},
             ["sft.accelerate is 'mine.yaml'", "cpu.yaml, ddp.yaml"],
         ),
-        ({"sft.n_processes": 4, "sft.accelerate": "LICENSE"}, ["sft.accelerate is 'LICENSE'", "distributed_type"]),
+        ({"sft.n_processes": 4, "sft.accelerate": "LICENSE"}, ["sft.accelerate is 'LICENSE'", "is not YAML"]),
+        ({"sft.n_processes": 4, "sft.accelerate": "envs/vllm.yaml"}, ["'envs/vllm.yaml'", "distributed_type is None"]),
         (
             {"grpo.n_processes": 2, "grpo.accelerate": "resources/accelerate/cpu.yaml"},
             [

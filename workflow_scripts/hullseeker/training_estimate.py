@@ -153,13 +153,19 @@ def plan_of(stage: str, settings: Mapping, base: Mapping, prompt_tokens: int, sh
 def layer_activation_bytes(shape: Shape, plan: Plan) -> float:
     """Return what one layer keeps of one token for its backward pass.
 
-    Two norms keep their input in float32 and scaled; three linears' inputs, queries, keys, values and the attention's
-    result; of the MLP gate, its activation, the other half, and their product. Adapters keep their inputs once more.
+    Two norms keep their input in float32, and scaled where they are trained; the linears their inputs, each a copy of
+    its own where it has to be cast; attention queries, keys, values and result; the MLP gate, its activation, the other
+    half, and their product. Of frozen linears it is the adapters that keep the inputs.
     """
-    wide, narrow = plan.compute_bytes, (plan.weight_bytes if plan.method == "lora" else plan.trained_bytes)
-    h, a, i = shape.hidden, shape.attention_width, shape.intermediate
-    kept = 2 * h * (4 + narrow) + (2 * h + 5 * a + 4 * i) * wide
-    return kept + (5 * h + a + i) * wide if plan.method == "lora" else kept
+    h, a, i, wide = shape.hidden, shape.attention_width, shape.intermediate, plan.compute_bytes
+    if plan.method == "full":
+        copies = 5 if plan.trained_bytes > wide else 2
+        return 2 * h * (4 + plan.trained_bytes) + (copies * h + 5 * a + 4 * i) * wide
+    if wide == 4:
+        inputs = (2 * h + a + i) * 4
+    else:
+        inputs = (5 * h + a + i) * (2 if plan.autocast_bf16 else 4)
+    return 2 * h * 4 + inputs + (4 * a + 3 * i) * wide
 
 
 def memory_bytes(shape: Shape, plan: Plan, device_bytes: float) -> dict[str, dict[str, float]]:
