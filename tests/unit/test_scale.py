@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from snakemake.iocontainers import Namedlist, Params, Wildcards
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -264,3 +266,23 @@ def test_a_checkpoint_that_lacks_a_file_is_not_gone_on_from(tmp_path):
     (folder / "checkpoint-2" / "rng_state_1.pth").write_bytes(whole[:-100])
     assert claim_checkpoints(folder, {"seed": 1}, ["rng_state_1.pth"]).endswith("checkpoint-1")
     assert claim_checkpoints(folder, {"seed": 1}, ["recent_answers.npy"]) is None
+
+
+def test_a_job_holds_what_snakemake_hands_over():
+    """Named files, one or several of a name, and none of it."""
+    named = Namedlist(fromdict={"materials": "m.parquet", "model": ["models/sft"], "reward_hulls": []})
+    settings = {"n_processes": 2, "terms": {"energy": {"clip": [-5.0, 15.0]}}}
+    about = {
+        "output": Namedlist(fromdict={"model": "models/grpo"}),
+        "wildcards": Wildcards(fromdict={"stages": "grpo"}),
+    }
+    params = Params(fromdict={"settings": settings, "seed": 7, "accelerate_content": None})
+    one = Job.of(SimpleNamespace(input=named, params=params, log=Namedlist(["log.txt"]), threads=2, **about))
+    assert (one.input.materials, one.input.model, one.input.get("reward_hulls", [])) == (
+        "m.parquet",
+        ["models/sft"],
+        [],
+    )
+    assert (one.output.model, one.wildcards.stages, one.log, one.threads) == ("models/grpo", "grpo", ["log.txt"], 2)
+    assert one.params.settings == settings and one.params.seed == 7 and one.params.accelerate_content is None
+    json.dumps(vars(one))
