@@ -16,7 +16,7 @@ ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
 endif
 
-.PHONY: help demo test test-uma test-torch-sim lint format schema resources clean
+.PHONY: help demo test test-uma test-torch-sim lint format schema training-table resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -70,6 +70,10 @@ format: $(VENV)/installed
 # After a change of the comments in config.yaml.
 schema: $(VENV)/installed
 	$(BIN)/python schemas/copy_descriptions.py
+
+# After a change of the estimate of memory and time: the table of docs/training_at_scale.md.
+training-table: $(VENV)/installed
+	cd workflow_scripts && ../$(BIN)/python -m hullseeker.settings_that_fit ../docs/training_at_scale.md
 
 # Makes the embedded resources again, under results/resources (about three hours on two cores).
 resources: $(VENV)/installed

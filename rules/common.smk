@@ -26,6 +26,7 @@ from hullseeker.readiness import (
     missing_access,
     missing_gpus,
     missing_packages,
+    missing_training_packages,
 )
 from hullseeker.replicates import (
     chain_before,
@@ -34,6 +35,7 @@ from hullseeker.replicates import (
     with_replicates,
 )
 from hullseeker.reward_presets import potentials_with_hull
+from hullseeker.scale import training_env
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
@@ -159,6 +161,9 @@ onstart:
             problems += missing_access(settings)
         if relaxes and not in_own_env:
             problems += missing_packages(settings)
+    if not in_own_env:
+        grpo = [GRPO_SETTINGS[chain] for chain in HULLS_OF_REWARD]
+        problems += missing_training_packages(config, grpo, rules_to_run)
     if problems:
         raise WorkflowError("\n".join(dict.fromkeys(problems)))
 
@@ -171,6 +176,16 @@ def content(path):
 def stage_chain(system):
     """What a system's model is called, empty for the base model: sft, sft-grpo, sft-grpo-mine, sft.2."""
     return chain_of(system, config["systems"][system])
+
+
+def threads_of_training(settings):
+    """One thread per process; a training process waits while its reward workers compute."""
+    return settings["n_processes"] * max(1, settings.get("reward_workers", 0))
+
+
+def content_of_accelerate(settings):
+    """The hash of what tells the processes of a training how to share it; nothing where there is one process."""
+    return content(settings["accelerate"]) if settings["n_processes"] > 1 else None
 
 
 def rendered(table):

@@ -43,7 +43,8 @@ rule train_sft:
     # Everything waits for the trainings, the longer one first.
     priority: 20
     conda:
-        "../envs/hullseeker.yaml"
+        f"../envs/{training_env(config['sft'])}"
+    threads: threads_of_training(config["sft"])
     params:
         base_model=lookup("base_model", within=config),
         base_model_content=content(BASE_MODEL),
@@ -51,6 +52,7 @@ rule train_sft:
         prompt_content=content(config["prompt"]["path"]),
         crystal_text=lookup("crystal_text", within=config),
         settings=lookup("sft", within=config),
+        accelerate_content=content_of_accelerate(config["sft"]),
         seed=lookup("seed", within=config),
         checkpoints=f"{RESULTS}/checkpoints/{{stages}}",
         code=code("train_sft.py"),
@@ -101,7 +103,8 @@ rule train_grpo:
         stages=r"(sft-)?grpo(-\w+)?(\.\d+)?",
     priority: 10
     conda:
-        "../envs/hullseeker.yaml"
+        lambda wc: f"../envs/{training_env(GRPO_SETTINGS[wc.stages])}"
+    threads: lambda wc: threads_of_training(GRPO_SETTINGS[wc.stages])
     params:
         base_model=lookup("base_model", within=config),
         base_model_content=content(BASE_MODEL),
@@ -109,6 +112,7 @@ rule train_grpo:
         prompt_content=content(config["prompt"]["path"]),
         crystal_text=lookup("crystal_text", within=config),
         settings=lambda wc: GRPO_SETTINGS[wc.stages],
+        accelerate_content=lambda wc: content_of_accelerate(GRPO_SETTINGS[wc.stages]),
         seed=lookup("seed", within=config),
         checkpoints=f"{RESULTS}/checkpoints/{{stages}}",
         code=code("train_grpo.py"),

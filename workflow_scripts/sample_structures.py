@@ -48,7 +48,7 @@ def main(snakemake) -> None:
         rows = [r for r in read_table(snakemake.input.materials, "materials").to_pylist() if r["split"] == "test"]
         prompts = prompts_of(rows, Path(snakemake.input.prompt).read_text(), prompt["formula"])
         path = snakemake.input.model[0] if snakemake.input.get("model") else base["path"]
-        model, tokenizer = load_language_model(path, base["device"], base["dtype"])
+        model, tokenizer = load_language_model(path, base["device"], base["dtype"], base["attention"])
         planned = plan_draws(system, prompts, settings["n_samples"])
         blocks = blocks_of_shard(planned, settings["batch_size"], int(snakemake.wildcards.shard), settings["n_shards"])
         drawn = []

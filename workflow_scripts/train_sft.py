@@ -14,8 +14,10 @@ from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from hullseeker.crystal_text import TextFormat, make_prompt, write_crystal
-from hullseeker.language_model import as_conversation, load_language_model
+from hullseeker.language_model import as_conversation, load_tokenizer
+from hullseeker.launching import run_training
 from hullseeker.logs import logging_to
+from hullseeker.processes import process_index
 from hullseeker.provenance import describe_run, seed_for
 from hullseeker.replicates import training_seed
 from hullseeker.structures import reduced_formula
@@ -23,10 +25,14 @@ from hullseeker.tables import read_table, write_table
 from hullseeker.training import (
     claim_checkpoints_of_rule,
     curve_rows,
+    estimate,
     formula_for_prompt,
+    load_to_train,
     lora_config,
+    n_checkpoints_kept,
     quiet_off_terminal,
-    save_merged,
+    save_trained,
+    threads_of_process,
     train_to_the_end,
 )
 
@@ -98,9 +104,39 @@ def make_dataset(
     return Dataset.from_list(kept), len(tokens) - len(kept)
 
 
+def sft_arguments(settings: dict, base: dict, output_dir: str, seed: int, n_train: int, n_val: int) -> SFTConfig:
+    """Return TRL's arguments for so many texts. TRL computes the loss in tiles of the logits, never all of them."""
+    steps_per_epoch = math.ceil(n_train / settings["batch_size"])
+    return SFTConfig(
+        output_dir=output_dir,
+        num_train_epochs=settings["n_epochs"],
+        per_device_train_batch_size=settings["device_batch_size"],
+        per_device_eval_batch_size=settings["device_batch_size"],
+        gradient_accumulation_steps=settings["batch_size"] // (settings["device_batch_size"] * settings["n_processes"]),
+        learning_rate=settings["learning_rate"],
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(settings["warmup_fraction"] * steps_per_epoch * settings["n_epochs"]),
+        weight_decay=settings["weight_decay"],
+        max_length=settings["max_length_tokens"],
+        completion_only_loss=True,
+        bf16=settings["autocast_bf16"],
+        gradient_checkpointing=settings["gradient_checkpointing"],
+        use_cpu=base["device"] == "cpu",
+        eval_strategy="epoch" if n_val else "no",
+        logging_steps=10,
+        save_steps=settings["save_every_steps"],
+        save_total_limit=n_checkpoints_kept(settings),
+        # Every trained weight takes part in every step.
+        ddp_find_unused_parameters=False if settings["n_processes"] > 1 else None,
+        report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
+        seed=seed,
+    )
+
+
 def main(snakemake) -> None:
     started = time.perf_counter()
-    torch.set_num_threads(snakemake.threads)
+    torch.set_num_threads(threads_of_process(snakemake))
     settings, base, prompt = dict(snakemake.params.settings), snakemake.params.base_model, snakemake.params.prompt
     form, chain = TextFormat(**snakemake.params.crystal_text), snakemake.wildcards.stages
     seed = training_seed(snakemake.params.seed, "train_sft", chain)
@@ -108,7 +144,7 @@ def main(snakemake) -> None:
     with logging_to(snakemake.log[0], "train_sft") as log:
         rows = read_table(snakemake.input.materials, "materials").to_pylist()
         template = Path(snakemake.input.prompt).read_text()
-        model, tokenizer = load_language_model(base["path"], base["device"], base["dtype"])
+        tokenizer = load_tokenizer(base["path"])
         datasets = {}
         for split in ("train", "val"):
             of_split = [row for row in rows if row["split"] == split]
@@ -125,33 +161,16 @@ def main(snakemake) -> None:
                 n_long,
                 settings["max_length_tokens"],
             )
+        # Before the model: this is where several processes find each other.
+        sizes = [len(datasets[split]) for split in ("train", "val")]
+        arguments = sft_arguments(settings, base, str(snakemake.params.checkpoints), seed, *sizes)
+        prompt_tokens = max((mask.index(1) for mask in datasets["train"]["completion_mask"]), default=0)
+        estimate(log, "sft", settings, base, base["path"], prompt_tokens)
+        model, _ = load_to_train(base["path"], base)
         checkpoint = claim_checkpoints_of_rule(snakemake, base["path"], template)
-        steps_per_epoch = math.ceil(len(datasets["train"]) / settings["batch_size"])
         trainer = SFTTrainer(
             model=model,
-            args=SFTConfig(
-                output_dir=str(snakemake.params.checkpoints),
-                num_train_epochs=settings["n_epochs"],
-                per_device_train_batch_size=settings["device_batch_size"],
-                per_device_eval_batch_size=settings["device_batch_size"],
-                gradient_accumulation_steps=settings["batch_size"] // settings["device_batch_size"],
-                learning_rate=settings["learning_rate"],
-                lr_scheduler_type="cosine",
-                warmup_steps=math.ceil(settings["warmup_fraction"] * steps_per_epoch * settings["n_epochs"]),
-                weight_decay=settings["weight_decay"],
-                max_length=settings["max_length_tokens"],
-                completion_only_loss=True,
-                bf16=settings["autocast_bf16"],
-                gradient_checkpointing=settings["gradient_checkpointing"],
-                use_cpu=base["device"] == "cpu",
-                eval_strategy="epoch" if len(datasets["val"]) else "no",
-                logging_steps=10,
-                save_steps=settings["save_every_steps"],
-                save_total_limit=1,
-                report_to=[],
-                disable_tqdm=not sys.stderr.isatty(),
-                seed=seed,
-            ),
+            args=arguments,
             train_dataset=datasets["train"],
             eval_dataset=datasets["val"] if len(datasets["val"]) else None,
             processing_class=tokenizer,
@@ -162,11 +181,13 @@ def main(snakemake) -> None:
             log.info("going on from %s", Path(checkpoint).name)
         train_to_the_end(trainer, checkpoint)
         history = trainer.state.log_history
-        save_merged(trainer.model, tokenizer, snakemake.output.model)
+        save_trained(trainer, tokenizer, snakemake.output.model, base["path"], base, settings)
+        if process_index():
+            return
         metadata = describe_run(settings, [snakemake.input.materials], snakemake.params.seed)
         write_table(snakemake.output.curve, curve_rows(history, chain, QUANTITIES), "training_curve", metadata)
         log.info("done: %d steps in %.1f s", trainer.state.global_step, time.perf_counter() - started)
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821
+    run_training(main, globals().get("snakemake"), __file__)

@@ -20,6 +20,7 @@ from hullseeker.evaluators import ENGINES, EVALUATORS, name_in_rows
 from hullseeker.gguf_source import is_gguf, problem_with
 from hullseeker.replicates import replicates_of, with_replicates
 from hullseeker.reward_presets import reward_terms
+from hullseeker.scale import problems_of_scale
 
 # The keys of a system of each kind, beside kind and label: those it needs, and those it may have.
 KEYS_OF_KIND = {"language_model": (("stages",), ("grpo",)), "samples": (("path",), ()), "cdvae": ((), ())}
@@ -236,19 +237,9 @@ def _check_evaluator(key: str, relax: Mapping) -> list[str]:
 
 def _check_combinations(config: Mapping) -> list[str]:
     problems = []
-    sft, grpo, data = config["sft"], config["grpo"], config["data"]
-    if sft["batch_size"] % sft["device_batch_size"]:
-        problems.append(
-            f"sft.device_batch_size is {sft['device_batch_size']}; it must divide sft.batch_size ({sft['batch_size']})"
-        )
+    grpo, data = config["grpo"], config["data"]
     of_systems = {f"systems.{name}.grpo": {**grpo, **one.get("grpo", {})} for name, one in config["systems"].items()}
-    for key, settings in {"grpo": grpo, **of_systems}.items():
-        completions = settings["group_size"] * settings["prompts_per_step"]
-        if completions % settings["device_batch_size"] and (key == "grpo" or settings != grpo):
-            problems.append(
-                f"grpo.device_batch_size is {settings['device_batch_size']}; it must divide "
-                f"group_size x prompts_per_step of {key} ({completions})"
-            )
+    problems += problems_of_scale(config, {"grpo": grpo, **of_systems})
     problems += _check_rewards({f"{key}.reward": settings["reward"] for key, settings in of_systems.items()}, grpo)
     low, high = config["relax"]["energy_range_ev_per_atom"]
     if low >= high:

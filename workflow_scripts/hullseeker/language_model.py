@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -28,14 +29,22 @@ GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def load_language_model(
-    path: str | Path, device: str = "cpu", dtype: str = "float32"
+    path: str | Path, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer from a folder or a hub name.
 
-    Raises RuntimeError where a GPU is asked for and there is none, OSError where there is no such model.
+    Raises RuntimeError where a GPU is asked for and there is none, or flash-attn and it is not installed; OSError where
+    there is no such model.
     """
     require_device(device, "base_model.device")
-    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=getattr(torch, dtype), use_safetensors=True)
+    if attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise RuntimeError(
+            "base_model.attention is 'flash_attention_2', and flash-attn is not installed here; install it into the "
+            "environment that trains, or set base_model.attention: sdpa"
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        str(path), dtype=getattr(torch, dtype), use_safetensors=True, attn_implementation=attention
+    )
     return model.to(device), load_tokenizer(path)
 
 

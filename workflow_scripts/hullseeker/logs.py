@@ -6,6 +6,7 @@ Needs: tqdm.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections import Counter
@@ -18,16 +19,29 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 
+# Set by the launcher of a training in several processes (launching.py), with its own process id.
+LAUNCHER = "HULLSEEKER_LAUNCHER"
+
+
+def launched_rank() -> int | None:
+    """Return which of a launcher's processes this one is, from 0; None where no launcher started it."""
+    return int(os.environ["RANK"]) if LAUNCHER in os.environ else None
+
 
 @contextmanager
 def logging_to(path: str | Path | None, name: str) -> Iterator[logging.Logger]:
-    """Log to the rule's log file (stderr where there is none); an error is logged before it is raised."""
+    """Log to the rule's log file (stderr where there is none); an error is logged before it is raised.
+
+    Of the processes that a launcher started, all write to the launcher's file, those beyond the first only errors.
+    """
+    rank = launched_rank()
     logger = logging.getLogger(f"hullseeker.{name}")
     logger.handlers.clear()
-    handler = logging.FileHandler(path, mode="w") if path else logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    handler = logging.FileHandler(path, mode="w" if rank is None else "a") if path else logging.StreamHandler()
+    who = f" process {rank}" if rank else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s{who} %(message)s", datefmt="%H:%M:%S"))
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.ERROR if rank else logging.INFO)
     warnings.filterwarnings("ignore")
     try:
         yield logger

@@ -1,6 +1,6 @@
 """What an experiment needs beside its config, looked for before the first job: hub access, packages, GPUs.
 
-Needs: the standard library; huggingface_hub where it is installed. Nothing heavy is imported and nothing is downloaded.
+Needs: pyyaml; huggingface_hub where it is installed. Nothing heavy is imported and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from hullseeker.evaluators import ENGINES, EVALUATORS, env_of
+from hullseeker.scale import how_processes_share
 
 # Which rules compute on the device of a key.
 RULES_OF_DEVICE = {
@@ -68,6 +69,32 @@ def missing_packages(relax: Mapping) -> list[str]:
             missing.append(
                 f"relax.{key} is {relax[key]!r}, and {package} is not installed here; run Snakemake with `--sdm conda` "
                 f"for envs/{env}, or install it"
+            )
+    return missing
+
+
+def missing_training_packages(config: Mapping, grpo: Collection[Mapping], rules: Collection[str]) -> list[str]:
+    """Return which packages the trainings among these rules need beside Snakemake and do not find, as one line each.
+
+    `grpo` are the settings of every GRPO.
+    """
+    trainings = [("sft", config["sft"])] * ("train_sft" in rules)
+    trainings += [("grpo", settings) for settings in grpo] * ("train_grpo" in rules)
+    wanted = []
+    for key, settings in trainings:
+        engine = settings.get("rollouts", {}).get("engine", "transformers")
+        if engine != "transformers":
+            wanted.append((f"{key}.rollouts.engine is {engine!r}", "vllm"))
+        if settings["n_processes"] > 1 and how_processes_share(settings["accelerate"]) == "DEEPSPEED":
+            wanted.append((f"{key}.accelerate is {settings['accelerate']!r}", "deepspeed"))
+    missing = []
+    for what, package in dict.fromkeys(wanted):
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            missing.append(
+                f"{what}, and {package} is not installed here; run Snakemake with `--sdm conda` for envs/vllm.yaml, or "
+                "install it"
             )
     return missing
 

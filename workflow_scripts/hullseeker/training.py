@@ -6,17 +6,24 @@ Needs: torch, transformers, peft (method lora).
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import PrinterCallback, Trainer, TrainerState
+from transformers import AutoConfig, PrinterCallback, Trainer, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from hullseeker.crystal_text import make_prompt
+from hullseeker.language_model import load_language_model
+from hullseeker.potentials import require_device
+from hullseeker.processes import n_processes, of_first, process_index, wait_for_all
 from hullseeker.provenance import sha256_of_file, sha256_of_json, sha256_of_path
+from hullseeker.scale import how_processes_share
 from hullseeker.structures import to_structure
+from hullseeker.training_estimate import device_here, log_estimate, plan_of, shape_of
 
 
 def formula_for_prompt(row: Mapping, style: str) -> str:
@@ -30,11 +37,43 @@ def prompts_of(rows: Iterable[Mapping], template: str, style: str) -> list[tuple
     return [(formula, prompt) for prompt, formula in sorted(pairs.items())]
 
 
-def claim_checkpoints_of_rule(snakemake, start: str | Path, template: str) -> str | None:
-    """Return the last checkpoint of exactly this run of a training rule, as `claim_checkpoints`.
+def load_to_train(path: str | Path, base: Mapping):
+    """Return model and tokenizer; of several processes, each is given its device, or its shard, by the trainer."""
+    require_device(base["device"], "base_model.device")
+    device = base["device"] if n_processes() == 1 else "cpu"
+    return load_language_model(path, device, base["dtype"], base["attention"])
+
+
+def estimate(log, stage: str, settings: Mapping, base: Mapping, start: str | Path, prompt_tokens: int) -> None:
+    """Log what a stage will need of this process's device; an architecture that cannot be counted is said, no more."""
+    try:
+        shape = shape_of(AutoConfig.from_pretrained(str(start)), settings["lora_rank"])
+    except (AttributeError, ValueError) as error:
+        log.warning("no estimate of memory and time: %s", error)
+        return
+    sharing = how_processes_share(settings["accelerate"]) if settings["n_processes"] > 1 else "MULTI_GPU"
+    plan = plan_of(stage, settings, base, prompt_tokens, sharing)
+    log_estimate(log, shape, plan, *device_here(base["device"]))
+
+
+def threads_of_process(snakemake) -> int:
+    """Return the threads that torch may use here: the job's, shared by its processes and their reward workers."""
+    settings = snakemake.params.settings
+    return max(1, snakemake.threads // (settings["n_processes"] * max(1, settings.get("reward_workers", 0))))
+
+
+def n_checkpoints_kept(settings: Mapping) -> int:
+    """Return how many checkpoints stay: several processes do not end the last at one time, so that before it too."""
+    return 1 if settings["n_processes"] == 1 else 2
+
+
+def claim_checkpoints_of_rule(snakemake, start: str | Path, template: str, needed: Sequence[str] = ()) -> str | None:
+    """Return the last checkpoint of exactly this run of a training rule, as `claim_checkpoints`; one for all processes.
 
     `start` is the model that the stage starts from.
     """
+    if process_index():
+        return of_first(None)
     params = snakemake.params
     identity = {
         "settings": dict(params.settings),
@@ -45,14 +84,17 @@ def claim_checkpoints_of_rule(snakemake, start: str | Path, template: str) -> st
         "seed": params.seed,
         "code": params.code,
     }
-    return claim_checkpoints(params.checkpoints, identity)
+    return of_first(claim_checkpoints(params.checkpoints, identity, needed))
 
 
-def claim_checkpoints(folder: str | Path, identity: Mapping) -> str | None:
+def claim_checkpoints(folder: str | Path, identity: Mapping, needed: Sequence[str] = ()) -> str | None:
     """Return the last checkpoint of exactly this run, or None after clearing those of another.
 
-    `identity` is all that determines the run: settings, inputs and code.
+    `identity` is all that determines the run: settings, inputs and code. A checkpoint without the files `needed`, or
+    without a random state of every process, was cut short: with another state the curve would be another.
     """
+    if n_processes() > 1:
+        needed = [*needed, *(f"rng_state_{index}.pth" for index in range(n_processes()))]
     folder, mark = Path(folder), sha256_of_json(dict(identity))
     owner = folder / "identity.json"
     if folder.is_dir() and not (owner.is_file() and json.loads(owner.read_text())["sha256"] == mark):
@@ -60,8 +102,8 @@ def claim_checkpoints(folder: str | Path, identity: Mapping) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
     owner.write_text(json.dumps({"sha256": mark}))
     while (last := get_last_checkpoint(str(folder))) is not None:
-        # The trainer's state is written last; a checkpoint without it was cut short.
-        if (Path(last) / "trainer_state.json").is_file() and _reads_as_json(Path(last) / "trainer_state.json"):
+        # Of what one process writes, the trainer's state is last.
+        if _reads_as_json(Path(last) / "trainer_state.json") and all(_is_whole(Path(last) / name) for name in needed):
             return last
         shutil.rmtree(last)
     return None
@@ -85,9 +127,14 @@ def train_to_the_end(trainer: Trainer, checkpoint: str | None) -> None:
 def _reads_as_json(path: Path) -> bool:
     try:
         json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, OSError):
         return False
     return True
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there, and where it is one of torch's, to its end."""
+    return path.is_file() and (path.suffix != ".pth" or zipfile.is_zipfile(path))
 
 
 def curve_rows(history: Iterable[Mapping], stage: str, quantities: Mapping[str, str]) -> list[dict]:
@@ -116,9 +163,52 @@ def quiet_off_terminal(trainer: Trainer) -> None:
     trainer.remove_callback(PrinterCallback)
 
 
+def write_in_step(trainer: Trainer) -> None:
+    """Let sharded processes write token by token together: each token takes shards of all, of those at their end too.
+
+    transformers does so itself for FSDP 1 and DeepSpeed, for FSDP 2 only where it has sharded the model by itself.
+    """
+    if n_processes() > 1 and trainer.is_fsdp_enabled:
+        model = trainer.model
+        for one in (model, model.get_base_model() if hasattr(model, "get_base_model") else model):
+            one._is_fsdp_managed_module = True
+
+
 def save_merged(model, tokenizer, target: str | Path) -> None:
     """Save model and tokenizer as safetensors, adapters merged into the weights."""
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def save_trained(trainer: Trainer, tokenizer, target: str | Path, start: str | Path, base: Mapping, settings) -> None:
+    """Save what was trained, as `save_merged`; of several processes the first one does, and all must come here.
+
+    Where each process holds a shard (FSDP, DeepSpeed), the weights are collected in the first one's memory and put
+    into the model that the stage started from.
+    """
+    if n_processes() == 1:
+        save_merged(trainer.model, tokenizer, target)
+        return
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if process_index() == 0:
+            model, _ = load_language_model(start, "cpu", base["dtype"])
+            adapters = lora_config(settings)
+            if adapters is not None:
+                from peft import get_peft_model
+
+                model = get_peft_model(model, adapters)
+            model.load_state_dict(weights)
+            save_merged(model, tokenizer, target)
+    elif process_index() == 0:
+        save_merged(trainer.accelerator.unwrap_model(trainer.model), tokenizer, target)
+    wait_for_all()
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call write(temporary path beside `path`), then rename."""
+    beside = path.with_name(f".{path.name}.part{path.suffix}")
+    write(beside)
+    os.replace(beside, path)
