@@ -161,10 +161,8 @@ def layer_activation_bytes(shape: Shape, plan: Plan) -> float:
     if plan.method == "full":
         copies = 5 if plan.trained_bytes > wide else 2
         return 2 * h * (4 + plan.trained_bytes) + (copies * h + 5 * a + 4 * i) * wide
-    if wide == 4:
-        inputs = (2 * h + a + i) * 4
-    else:
-        inputs = (5 * h + a + i) * (2 if plan.autocast_bf16 else 4)
+    casts = 2 if plan.autocast_bf16 else 4
+    inputs = (2 * h + a + i) * 4 if wide == 4 else (5 * h + a + i) * casts
     return 2 * h * 4 + inputs + (4 * a + 3 * i) * wide
 
 
