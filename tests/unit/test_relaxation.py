@@ -11,9 +11,9 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import LBFGS
 
 from hullseeker.potentials import Evaluation, SevenNet, load_potential
-from hullseeker.relaxation import RelaxSettings, relax_batch, space_group_number
-from hullseeker.structures import to_atoms
-from relax_structures import relax_block
+from hullseeker.relaxation import RelaxSettings, point_group_order, relax_batch, space_group_number
+from hullseeker.structures import from_atoms, to_atoms
+from relax_structures import rattled, relax_block
 from unit.test_spring_bfgs import EffectiveMedium
 
 NAN_WHERE_GOLD = 79
@@ -165,6 +165,33 @@ def test_symmetry_is_kept_or_free():
     np.testing.assert_allclose(doubled, np.round(doubled), atol=1e-9)
     assert space_group_number(free.cell, 0.05) == 225
     assert space_group_number(free.cell, 1e-5) != 225
+
+
+def test_rattling_breaks_every_symmetry_and_depends_on_seed_and_row_alone(rocksalt):
+    atoms = to_atoms(rocksalt)
+    rows = [{**rocksalt, "structure_id": name} for name in ("sft-000001", "sft-000002")]
+    one, other = (rattled(row, 0.1, seed=5) for row in rows)
+    assert point_group_order(atoms, 0.02) == 48
+    assert point_group_order(one, 0.02) < 48
+    assert np.abs(one.positions - other.positions).max() > 0.01
+    assert np.array_equal(one.positions, rattled(rows[0], 0.1, seed=5).positions)
+    assert not np.array_equal(one.positions, rattled(rows[0], 0.1, seed=6).positions)
+    assert rattled(rows[0], 0.0, seed=5) == to_atoms(rows[0])
+    large = {**from_atoms(atoms.repeat(5)), "structure_id": "large"}
+    moved = rattled(large, 0.1, seed=1).get_scaled_positions() - to_atoms(large).get_scaled_positions()
+    moved = (moved - np.round(moved)) @ rattled(large, 0.1, seed=1).cell.array
+    assert moved.std() == pytest.approx(0.1, rel=0.1)
+
+
+def test_rattled_a_saddle_point_is_left(sevennet):
+    """Simple cubic aluminium keeps its symmetry, and so its high energy; with noise it becomes close-packed."""
+    simple_cubic = {**from_atoms(Atoms("Al", cell=[2.7] * 3, pbc=True)), "structure_id": "al"}
+    plain, free = (
+        relax_block(sevennet, [simple_cubic], RelaxSettings(), "per_cell", rattle_ang, 3)[0] for rattle_ang in (0.0, 0.1)
+    )
+    assert (plain["status"], free["status"]) == ("ok", "ok")
+    assert free["energy_ev_per_atom"] < plain["energy_ev_per_atom"] - 0.1
+    assert free["space_group"] != plain["space_group"]
 
 
 def test_a_row_says_how_it_was_relaxed(sevennet, rocksalt):

@@ -311,6 +311,14 @@ def test_a_known_crystal_is_known_however_it_is_written():
     assert score([ROCKSALT], ["Cu"], Stub({}), {"known_match": {}}, training=training).rewards.tolist() == [0.0]
 
 
+def test_low_symmetry_is_the_share_of_the_point_group_that_is_gone():
+    skew = "4.0 4.1 4.3\n62 60 57\nNa\n0.00 0.00 0.00\nCl\n0.48 0.53 0.47"
+    found = score([ROCKSALT, LAYERED, skew, OVERLAPPING, COPPER], ["NaCl"] * 5, Stub({}), {"low_symmetry": {}})
+    # m-3m has 48 rotations, 4mm of the layered one has 8; the last two are unsound, and of another formula.
+    expected = [0.0, 1 - np.log(8) / np.log(48), 1.0, 0.0, 0.0]
+    assert found.rewards == pytest.approx(expected)
+
+
 def test_validity_and_novelty():
     training = group_by_formula([("NaCl", to_structure(parsed(ROCKSALT)))])
     texts = [ROCKSALT, CESIUM_CHLORIDE, OVERLAPPING, COPPER, ""]
