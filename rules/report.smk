@@ -127,6 +127,7 @@ if COMPARED:
             "../envs/hullseeker.yaml"
         params:
             baseline=BASELINE,
+            n_replicates=lookup("replicates", within=config),
             footnotes=[
                 "Brackets: 95% intervals over prompts and replicates. "
                 f"Replicates, a training seed each: {config['replicates']}.",
@@ -149,6 +150,7 @@ if COMPARED:
         params:
             systems=SYSTEM_LABELS,
             baseline=BASELINE,
+            n_replicates=lookup("replicates", within=config),
             code=code("plot_comparison.py"),
         script:
             "../workflow_scripts/plot_comparison.py"

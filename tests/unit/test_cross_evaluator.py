@@ -17,7 +17,14 @@ from make_cross_evaluator_table import main, row_of_system
 
 SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 500}
 SYSTEM = {"system": "sft", "label": "SFT"}
-RELAX = {"potential": "sevennet", "model": "7net-0", "device": "cuda", "max_steps": 50, "cross_check": [], "rattle_ang": 0.0}
+RELAX = {
+    "potential": "sevennet",
+    "model": "7net-0",
+    "device": "cuda",
+    "max_steps": 50,
+    "cross_check": [],
+    "rattle_ang": 0.0,
+}
 CELL = {"lattice_ang": [4.0, 0, 0, 0, 4.0, 0, 0, 0, 4.0], "atomic_numbers": [11], "frac_coords": [0.0] * 3}
 
 # E_hull under SevenNet and under CHGNet, or the status of a sample without one

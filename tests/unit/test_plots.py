@@ -263,7 +263,7 @@ def test_captions_render_as_restructured_text(caption):
     config = {"experiment": "demo", "systems": systems, "hull": {"stable_below_ev_per_atom": 0.1}}
     config["relax"] = {"cross_check": [{"potential": "chgnet"}, {"potential": "uma"}]}
     params = SimpleNamespace(
-        evaluator="sevennet 7net-0", evaluators={"sevennet": "sevennet 7net-0", "chgnet": "chgnet"}
+        evaluator="sevennet 7net-0", evaluators={"sevennet": "sevennet 7net-0", "chgnet": "chgnet"}, n_replicates=2
     )
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(caption.read_text())
     text = template.render(snakemake=SimpleNamespace(config=config, params=params))

@@ -187,7 +187,8 @@ def test_rattled_a_saddle_point_is_left(sevennet):
     """Simple cubic aluminium keeps its symmetry, and so its high energy; with noise it becomes close-packed."""
     simple_cubic = {**from_atoms(Atoms("Al", cell=[2.7] * 3, pbc=True)), "structure_id": "al"}
     plain, free = (
-        relax_block(sevennet, [simple_cubic], RelaxSettings(), "per_cell", rattle_ang, 3)[0] for rattle_ang in (0.0, 0.1)
+        relax_block(sevennet, [simple_cubic], RelaxSettings(), "per_cell", rattle_ang, 3)[0]
+        for rattle_ang in (0.0, 0.1)
     )
     assert (plain["status"], free["status"]) == ("ok", "ok")
     assert free["energy_ev_per_atom"] < plain["energy_ev_per_atom"] - 0.1

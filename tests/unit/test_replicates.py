@@ -23,10 +23,8 @@ def test_only_what_is_trained_has_replicates():
 def test_a_replicate_starts_from_its_own_model():
     found = with_replicates(SYSTEMS, 2)
     chains = {name: chain_of(name, system) for name, system in found.items()}
-    assert chains == {
-        **{"base": "", "sft": "sft", "sft_2": "sft.2", "mine": ""},
-        **{"rl": "sft-grpo-rl", "rl_2": "sft-grpo-rl.2"},
-    }
+    names = {"sft": "sft", "sft_2": "sft.2", "rl": "sft-grpo-rl", "rl_2": "sft-grpo-rl.2"}
+    assert chains == {"base": "", "mine": "", **names}
     assert chain_before("sft-grpo-rl.2", "grpo") == "sft.2"
     assert chain_before("sft-grpo", "grpo") == "sft"
     assert chain_before("grpo-rl", "grpo") == ""
