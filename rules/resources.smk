@@ -137,7 +137,7 @@ rule train_base_model:
     log:
         "logs/resources/train_base_model.log",
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/language_model.yaml"
     params:
         settings=lookup("resources/base_model", within=config),
         seed=lookup("seed", within=config),

@@ -13,7 +13,7 @@ rule train_sft:
     # Everything waits for the trainings, the longer one first.
     priority: 20
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/language_model.yaml"
     params:
         base_model=lookup("base_model", within=config),
         base_model_content=content(BASE_MODEL),
@@ -41,7 +41,7 @@ rule build_reward_reference:
         f"{BENCHMARKS}/build_reward_reference/{{reward_potential}}.tsv"
     priority: 10
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/potentials.yaml"
     params:
         settings=lookup("{reward_potential}", within=REWARD_POTENTIALS),
         elements_content=content("resources/elemental_phases.parquet"),
@@ -71,7 +71,7 @@ rule train_grpo:
         stages=r"(sft-)?grpo(-\w+)?",
     priority: 10
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/language_model.yaml"
     params:
         base_model=lookup("base_model", within=config),
         base_model_content=content(BASE_MODEL),
