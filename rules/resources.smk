@@ -52,6 +52,7 @@ use rule relax_structures as relax_candidates with:
         system="candidates",
     params:
         settings=RESOURCE_RELAX,
+        n_shards=N_RESOURCE_SHARDS,
         schema="candidates",
         code=code("relax_structures.py"),
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow_scripts"
+# By environment: what potentials.py imports for evaluators that do not run there.
+OF_OTHER_EVALUATORS = {"uma.yaml": {"chgnet", "sevenn", "torch_geometric"}, "torch_sim.yaml": {"chgnet"}}
 
 
 @dataclass(frozen=True, order=True)

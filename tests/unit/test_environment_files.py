@@ -9,15 +9,13 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from pin import direct, pinned
-from rule_environments import ROOT, SCRIPTS, all_pairs, foreign_packages
+from rule_environments import OF_OTHER_EVALUATORS, ROOT, SCRIPTS, all_pairs, foreign_packages
 
 ENVS = sorted(ROOT.glob("envs/*.yaml"))
 # Scripts that no rule runs: make does.
 NOT_OF_A_RULE = {"print_results.py"}
 # Packages whose import name no installed distribution tells here: these have environments of their own.
 DISTRIBUTIONS = {"fairchem": "fairchem-core", "torch_sim": "torch-sim-atomistic"}
-# What potentials.py imports for an evaluator that does not run in this environment.
-OF_OTHER_EVALUATORS = {"uma.yaml": {"chgnet", "sevenn", "torch-geometric"}, "torch_sim.yaml": {"chgnet"}}
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +69,13 @@ def distribution_of(name: str, listed: set[str]) -> str:
 def test_each_environment_is_what_its_scripts_import(pairs):
     needed = defaultdict(set)
     for pair in pairs:
-        needed[pair.env] |= foreign_packages(pair.script, *pair.loaded_by_name)
+        imported = foreign_packages(pair.script, *pair.loaded_by_name)
+        needed[pair.env] |= imported - OF_OTHER_EVALUATORS.get(pair.env, set())
     for path in ENVS:
         lines = direct(path.read_text())
         listed = {canonicalize_name(line["name"]) for line in lines}
         asked_for_by_others = {canonicalize_name(line["name"]) for line in lines if line["comment"]}
-        imported = {distribution_of(name, listed) for name in needed[path.name]} - OF_OTHER_EVALUATORS.get(
-            path.name, set()
-        )
+        imported = {distribution_of(name, listed) for name in needed[path.name]}
         assert imported - listed == set(), f"{path.name} lacks what its scripts import"
         assert listed - imported - asked_for_by_others == set(), f"{path.name} has what none of its scripts imports"
 
