@@ -95,6 +95,7 @@ wildcard_constraints:
     stages=r"sft|(sft-)?grpo(-\w+)?",
 
 
+@cache
 def code(script):
     """The hash of a script and of the library modules it imports: a rule reruns when it changes."""
     return hash_of_code(Path(workflow.basedir) / "workflow_scripts" / script)
