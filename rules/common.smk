@@ -6,6 +6,14 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from functools import cache
 
+from hullseeker.cluster import (
+    missing_commands,
+    missing_on_cluster,
+    missing_status,
+    spaces_in_the_way,
+    unwritable,
+    without_gpus,
+)
 from hullseeker.configuration import (
     KEYS_OF_KIND,
     ConfigError,
@@ -25,6 +33,7 @@ from hullseeker.readiness import (
     missing_access,
     missing_gpus,
     missing_packages,
+    rules_on_cpu,
 )
 from hullseeker.reward_presets import potentials_with_hull
 from snakemake.exceptions import WorkflowError
@@ -86,6 +95,12 @@ FIGURE_TITLES = {
 }
 FIGURE_NAMES = [*FIGURE_TITLES, *(f"figure2_{name}" for name in CROSS_CHECKS)]
 
+# A profile asks for a GPU where a rule may use one; the config says whether it does.
+workflow.resource_settings.overwrite_resources = without_gpus(
+    workflow.resource_settings.overwrite_resources,
+    rules_on_cpu([{**config, "relax": settings} for settings in EVALUATORS.values()]),
+)
+
 
 wildcard_constraints:
     system="[A-Za-z0-9_]+",
@@ -95,6 +110,7 @@ wildcard_constraints:
     stages=r"sft|(sft-)?grpo(-\w+)?",
 
 
+@cache
 def code(script):
     """The hash of a script and of the library modules it imports: a rule reruns when it changes."""
     return hash_of_code(Path(workflow.basedir) / "workflow_scripts" / script)
@@ -127,15 +143,16 @@ def evaluator_weights(wc):
 
 
 onstart:
-    # What only some rules need is asked for where they will run: figures need no evaluator. What a cluster's nodes
-    # have cannot be seen from here.
-    rules_to_run = {job.rule.name for job in workflow.dag.needrun_jobs()}
+    # What only some rules need is asked for where they will run: figures need no evaluator. Of a cluster, Slurm is asked.
+    jobs = list(workflow.dag.needrun_jobs())
+    rules_to_run = {job.rule.name for job in jobs}
     relaxes = not rules_to_run.isdisjoint(RULES_OF_DEVICE["relax.device"])
     in_own_env = workflow.deployment_settings.deployment_method & {
         DeploymentMethod.CONDA,
         DeploymentMethod.APPTAINER,
     }
-    problems = []
+    problems = spaces_in_the_way(sys.executable, Path.cwd(), workflow.remote_exec)
+    problems += unwritable([RESULTS, CACHE, LOGS, BENCHMARKS])
     for settings in EVALUATORS.values():
         if workflow.local_exec:
             problems += missing_gpus({**config, "relax": settings}, rules_to_run)
@@ -143,6 +160,13 @@ onstart:
             problems += missing_access(settings)
         if relaxes and not in_own_env:
             problems += missing_packages(settings)
+    if type(workflow.executor_settings).__module__ == "snakemake_executor_plugin_slurm":
+        problems += missing_commands() or [
+            *missing_status(),
+            *missing_on_cluster(
+                {job.rule.name: job.resources for job in jobs if not job.is_local}
+            ),
+        ]
     if problems:
         raise WorkflowError("\n".join(dict.fromkeys(problems)))
 
