@@ -160,15 +160,23 @@ onstart:
             problems += missing_access(settings)
         if relaxes and not in_own_env:
             problems += missing_packages(settings)
-    if type(workflow.executor_settings).__module__ == "snakemake_executor_plugin_slurm":
+    requests = {job.rule.name: job.resources for job in jobs if not job.is_local}
+    asked_before_a_run = "preflight" in rules_to_run or "preflight" in TARGETS
+    if asked_before_a_run:
+        problems += missing_before_a_run(in_own_env)
+        requests = requests_of_experiment()
+    if (
+        type(workflow.executor_settings).__module__
+        == "snakemake_executor_plugin_slurm"
+    ):
         problems += missing_commands() or [
             *missing_status(),
-            *missing_on_cluster(
-                {job.rule.name: job.resources for job in jobs if not job.is_local}
-            ),
+            *missing_on_cluster(requests),
         ]
     if problems:
         raise WorkflowError("\n".join(dict.fromkeys(problems)))
+    if asked_before_a_run:
+        print("preflight: nothing that this run needs is missing", file=sys.stderr)
 
 
 def content(path):
@@ -270,6 +278,7 @@ PRODUCTS = {
     "table2": rendered("table2"),
     "tables": [*RESULT_TABLES, f"{RESULTS}/data/card.html"],
     "figures": FIGURES,
+    "preflight": [],
 }
 
 BASE_MODEL = config["base_model"]["path"]
