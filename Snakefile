@@ -18,6 +18,7 @@ include: "rules/relax.smk"
 include: "rules/resources.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/prefetch.smk"
 include: "rules/preflight.smk"
 
 
