@@ -16,7 +16,7 @@ ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
 endif
 
-.PHONY: help demo test test-uma test-torch-sim lint format schema envs resources clean
+.PHONY: help demo test test-uma test-torch-sim test-envs lint format schema envs resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -55,6 +55,15 @@ test-uma: .venv-uma/installed
 
 test-torch-sim: .venv-torch-sim/installed
 	.venv-torch-sim/bin/python -m pytest tests/torch_sim --durations=5
+
+# Every conda environment, with a stand-in for conda that has an environment of its own.
+.venv-conda/installed: tests/envs/requirements.txt
+	$(PYTHON) -m venv .venv-conda
+	.venv-conda/bin/pip install --quiet --disable-pip-version-check -r tests/envs/requirements.txt
+	touch $@
+
+test-envs: $(VENV)/installed .venv-conda/installed
+	$(BIN)/python -m pytest tests/envs --durations=10
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check workflow_scripts tests schemas envs bench
