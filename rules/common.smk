@@ -7,6 +7,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 from functools import cache
 
 from hullseeker.cluster import (
+    jobs_of_an_earlier_run,
     missing_commands,
     missing_on_cluster,
     missing_status,
@@ -160,8 +161,12 @@ onstart:
             problems += missing_access(settings)
         if relaxes and not in_own_env:
             problems += missing_packages(settings)
-    if type(workflow.executor_settings).__module__ == "snakemake_executor_plugin_slurm":
+    if (
+        type(workflow.executor_settings).__module__
+        == "snakemake_executor_plugin_slurm"
+    ):
         problems += missing_commands() or [
+            *jobs_of_an_earlier_run(Path.cwd()),
             *missing_status(),
             *missing_on_cluster(
                 {job.rule.name: job.resources for job in jobs if not job.is_local}

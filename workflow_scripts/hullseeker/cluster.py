@@ -73,8 +73,8 @@ def missing_commands() -> list[str]:
     """Return why jobs cannot be sent from this machine: no sbatch here, or no slurmctld that answers."""
     if not shutil.which("sbatch"):
         return [
-            "--profile slurm sends jobs with sbatch, which is not on the path; run Snakemake where Slurm's commands are "
-            "(a login node), or without --profile to use this machine alone"
+            "--profile slurm sends jobs with sbatch, which is not on the path; run Snakemake where Slurm's "
+            "commands are (a login node), or without --profile to use this machine alone"
         ]
     ping = _told("sinfo", "--noheader", "--format=%P")
     if ping.returncode:
@@ -89,8 +89,20 @@ def missing_status() -> list[str]:
     if status_command() == "sacct" or age_s > LONGEST_POLL_S:
         return []
     return [
-        f"this Slurm has no accounting database and forgets jobs {age_s} s after their end (MinJobAge), while Snakemake "
-        f"looks every {LONGEST_POLL_S} s at the least; ask its administrators for MinJobAge=300 or slurmdbd"
+        f"this Slurm has no accounting database and forgets jobs {age_s} s after their end (MinJobAge), while "
+        f"Snakemake looks every {LONGEST_POLL_S} s at the least; ask its administrators for MinJobAge=300 or slurmdbd"
+    ]
+
+
+def jobs_of_an_earlier_run(folder: Path) -> list[str]:
+    """Return whose jobs still run for this checkout: a Snakemake that was killed leaves them to Slurm."""
+    lines = _told("squeue", "--me", "--noheader", "--format=%A|%Z").stdout.splitlines()
+    ids = [job for job, _, of_folder in (line.partition("|") for line in lines) if of_folder == str(folder)]
+    if not ids:
+        return []
+    return [
+        f"Slurm still has {len(ids)} jobs of an earlier Snakemake in {folder}, which write the same files; start again "
+        f"when they have ended (nothing that they finish is lost), or end them: scancel {' '.join(ids)}"
     ]
 
 
@@ -142,17 +154,19 @@ def _explained(words: str, rule: str, asked: Mapping[str, object], partitions: M
         return f"this cluster has no partition {partition!r}; it has {', '.join(partitions)}: name one {where}"
     if "account" in words.lower():
         user, account = getpass.getuser(), asked.get("slurm_account")
-        named = f"not let {user} use the account {account!r}" if account else f"want an account, and {user} has no default"
-        return f"this cluster does {named}: set `account` to one of yours {where}" if account else (
-            f"this cluster wants an account, and none is set nor the default of {user}: set `account` {where}"
+        refused = (
+            f"this cluster does not let {user} use the account {account!r}"
+            if account
+            else f"this cluster wants an account, and {user} has none by default"
         )
+        return f"{refused}: set `account` to one that `sacctmgr -s show user {user} format=account` lists {where}"
     if asked.get("gpu"):
         has = {name: gpus for name, gpus in partitions.items() if gpus}
         kind = f"a GPU {asked['gpu_model']!r}" if asked.get("gpu_model") else "a GPU"
         offers = "; ".join(f"{name}: {gpus}" for name, gpus in has.items()) or "no partition has one"
         return (
-            f"the config wants {kind}, and Slurm cannot give one in {partition or 'its default partition'} ({offers}; it "
-            f"says: {words}): set `gpu_partition` and `gpu_model`, or the rule's device to cpu {where}"
+            f"the config wants {kind}, and Slurm cannot give one in {partition or 'its default partition'} ({offers}; "
+            f"it says: {words}): set `gpu_partition` and `gpu_model`, or the rule's device to cpu {where}"
         )
     memory_gb, minutes = int(asked.get("mem_mb") or 0) / 1000, asked.get("runtime")
     return (
@@ -172,7 +186,9 @@ def unwritable(folders: Iterable[str | Path]) -> list[str]:
     for folder in map(Path, folders):
         there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
         if not os.access(there, os.W_OK | os.X_OK) or _is_read_only(there):
-            found.append(f"{there.absolute()} cannot be written to, and {folder} goes there; change its permissions or disk")
+            found.append(
+                f"{there.absolute()} cannot be written to, and {folder} goes there; change its permissions or disk"
+            )
     return found
 
 
@@ -192,9 +208,11 @@ def spaces_in_the_way(python: str | Path, folder: str | Path, on_cluster: bool) 
     found = []
     if " " in str(python):
         found.append(
-            f"Snakemake cannot start scripts with a Python whose path has a space in it; make the environment of {python!s} "
-            "elsewhere"
+            f"Snakemake cannot start scripts with a Python whose path has a space in it; make an environment elsewhere than "
+            f"{python}"
         )
     if on_cluster and " " in str(folder):
-        found.append(f"jobs of Slurm cannot start in a folder whose path has a space in it; move the checkout out of {folder}")
+        found.append(
+            f"jobs of Slurm cannot start in a folder whose path has a space in it; move the checkout out of {folder}"
+        )
     return found
