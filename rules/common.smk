@@ -9,7 +9,6 @@ from functools import cache
 from hullseeker.cluster import (
     jobs_of_an_earlier_run,
     missing_commands,
-    missing_on_cluster,
     missing_status,
     spaces_in_the_way,
     unwritable,
@@ -37,6 +36,7 @@ from hullseeker.readiness import (
     rules_on_cpu,
 )
 from hullseeker.reward_presets import potentials_with_hull
+from hullseeker.slurm_checks import refused_requests
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
@@ -168,7 +168,7 @@ onstart:
         problems += missing_commands() or [
             *jobs_of_an_earlier_run(Path.cwd()),
             *missing_status(),
-            *missing_on_cluster(
+            *refused_requests(
                 {job.rule.name: job.resources for job in jobs if not job.is_local}
             ),
         ]
