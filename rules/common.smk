@@ -7,8 +7,8 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 from functools import cache
 
 from hullseeker.cluster import (
+    jobs_of_an_earlier_run,
     missing_commands,
-    missing_on_cluster,
     missing_status,
     spaces_in_the_way,
     unwritable,
@@ -36,6 +36,7 @@ from hullseeker.readiness import (
     rules_on_cpu,
 )
 from hullseeker.reward_presets import potentials_with_hull
+from hullseeker.slurm_checks import refused_requests
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
@@ -170,8 +171,9 @@ onstart:
         == "snakemake_executor_plugin_slurm"
     ):
         problems += missing_commands() or [
+            *jobs_of_an_earlier_run(Path.cwd()),
             *missing_status(),
-            *missing_on_cluster(requests),
+            *refused_requests(requests),
         ]
     if problems:
         raise WorkflowError("\n".join(dict.fromkeys(problems)))

@@ -72,7 +72,10 @@ def shell(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def prefix(tmp_path_factory):
-    """The folder of environments; they go when the tests end, for they fill gigabytes."""
+    """The folder of environments; gigabytes that go when the tests end, unless ENVS_PREFIX names a folder."""
+    if kept := os.environ.get("ENVS_PREFIX"):
+        yield Path(kept)
+        return
     folder = tmp_path_factory.mktemp("environments")
     yield folder
     shutil.rmtree(folder)

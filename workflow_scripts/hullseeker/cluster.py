@@ -1,20 +1,17 @@
-"""What profiles/slurm asks of a Slurm cluster, and whether the cluster has it, found out before anything is queued.
+"""What profiles/slurm asks for, and what keeps jobs from being sent, said before anything is queued.
 
 Needs: the standard library, and Slurm's own commands where jobs go to it.
 """
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-PROFILE = "profiles/slurm/config.yaml"
 # Snakemake looks for a job every three minutes at the least; one that Slurm forgets sooner would never be seen to end.
 LONGEST_POLL_S = 180
 _TIME_LIMIT_S = 60
@@ -54,7 +51,7 @@ def status_command() -> str:
     return "sacct" if "accounting_storage/slurmdbd" in _slurm_config().get("AccountingStorageType", "") else "squeue"
 
 
-def _told(*words: str) -> subprocess.CompletedProcess:
+def told(*words: str) -> subprocess.CompletedProcess:
     """Run a command of Slurm; a missing or silent one is an error with its words, as any other."""
     try:
         return subprocess.run(words, capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=False)
@@ -65,7 +62,7 @@ def _told(*words: str) -> subprocess.CompletedProcess:
 
 
 def _slurm_config() -> dict[str, str]:
-    lines = _told("scontrol", "show", "config").stdout.splitlines()
+    lines = told("scontrol", "show", "config").stdout.splitlines()
     return {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
 
 
@@ -73,12 +70,12 @@ def missing_commands() -> list[str]:
     """Return why jobs cannot be sent from this machine: no sbatch here, or no slurmctld that answers."""
     if not shutil.which("sbatch"):
         return [
-            "--profile slurm sends jobs with sbatch, which is not on the path; run Snakemake where Slurm's commands are "
-            "(a login node), or without --profile to use this machine alone"
+            "--profile slurm sends jobs with sbatch, which is not on the path; run Snakemake where Slurm's "
+            "commands are (a login node), or without --profile to use this machine alone"
         ]
-    ping = _told("sinfo", "--noheader", "--format=%P")
+    ping = told("sinfo", "--noheader", "--format=%P")
     if ping.returncode:
-        return [f"Slurm does not answer: {_last_line(ping.stderr)}; ask again when `sinfo` lists partitions"]
+        return [f"Slurm does not answer: {last_line(ping.stderr)}; ask again when `sinfo` lists partitions"]
     return []
 
 
@@ -89,81 +86,21 @@ def missing_status() -> list[str]:
     if status_command() == "sacct" or age_s > LONGEST_POLL_S:
         return []
     return [
-        f"this Slurm has no accounting database and forgets jobs {age_s} s after their end (MinJobAge), while Snakemake "
-        f"looks every {LONGEST_POLL_S} s at the least; ask its administrators for MinJobAge=300 or slurmdbd"
+        f"this Slurm has no accounting database and forgets jobs {age_s} s after their end (MinJobAge), while "
+        f"Snakemake looks every {LONGEST_POLL_S} s at the least; ask its administrators for MinJobAge=300 or slurmdbd"
     ]
 
 
-def missing_on_cluster(requests: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return what the cluster refuses of these requests, resources by rule: partition, account, GPU, memory, time.
-
-    Slurm itself is asked (`sbatch --test-only`, which queues nothing), once for each different request.
-    """
-    partitions = _partitions()
-    asked: dict[tuple[str, ...], str] = {}
-    for rule, resources in requests.items():
-        asked.setdefault(tuple(_sbatch_words(resources)), rule)
-    problems = {}
-    for words, rule in asked.items():
-        answer = _told("sbatch", "--test-only", *words, "--wrap", "true")
-        if answer.returncode:
-            problem = _explained(_last_line(answer.stderr), rule, requests[rule], partitions)
-            problems.setdefault(problem.split(" (rule ")[0], problem)
-    return list(problems.values())
-
-
-def _partitions() -> dict[str, str]:
-    """Return the GPUs of each partition by its name, as sinfo prints them."""
-    found: dict[str, str] = {}
-    for line in _told("sinfo", "--noheader", "--format=%R|%G").stdout.splitlines():
-        name, _, gres = line.partition("|")
-        gpus = [] if "gpu" not in gres else [gres]
-        found[name] = ", ".join(filter(None, [found.get(name, ""), *gpus]))
-    return found
-
-
-def _sbatch_words(resources: Mapping[str, object]) -> list[str]:
-    """Return the options that the executor gives to sbatch for these resources."""
-    words = [f"--cpus-per-task={resources.get('cpus_per_task') or resources.get('_cores', 1)}"]
-    options = {"slurm_account": "account", "slurm_partition": "partition", "mem_mb": "mem", "runtime": "time"}
-    options |= {"constraint": "constraint", "qos": "qos"}
-    words += [f"--{option}={resources[name]}" for name, option in options.items() if resources.get(name)]
-    if resources.get("gpu"):
-        model = f"{resources['gpu_model']}:" if resources.get("gpu_model") else ""
-        words.append(f"--gpus={model}{resources['gpu']}")
-    return words + shlex.split(str(resources.get("slurm_extra") or ""))
-
-
-def _explained(words: str, rule: str, asked: Mapping[str, object], partitions: Mapping[str, str]) -> str:
-    """Return one sentence of what to change where for a refusal in Slurm's words."""
-    where = f"(rule {rule}; {PROFILE})"
-    partition = asked.get("slurm_partition")
-    if partition and partition not in partitions:
-        return f"this cluster has no partition {partition!r}; it has {', '.join(partitions)}: name one {where}"
-    if "account" in words.lower():
-        user, account = getpass.getuser(), asked.get("slurm_account")
-        named = f"not let {user} use the account {account!r}" if account else f"want an account, and {user} has no default"
-        return f"this cluster does {named}: set `account` to one of yours {where}" if account else (
-            f"this cluster wants an account, and none is set nor the default of {user}: set `account` {where}"
-        )
-    if asked.get("gpu"):
-        has = {name: gpus for name, gpus in partitions.items() if gpus}
-        kind = f"a GPU {asked['gpu_model']!r}" if asked.get("gpu_model") else "a GPU"
-        offers = "; ".join(f"{name}: {gpus}" for name, gpus in has.items()) or "no partition has one"
-        return (
-            f"the config wants {kind}, and Slurm cannot give one in {partition or 'its default partition'} ({offers}; it "
-            f"says: {words}): set `gpu_partition` and `gpu_model`, or the rule's device to cpu {where}"
-        )
-    memory_gb, minutes = int(asked.get("mem_mb") or 0) / 1000, asked.get("runtime")
-    return (
-        f"Slurm refuses {memory_gb:g} GB and {minutes} minutes in {partition or 'its default partition'} ({words}): "
-        f"change them or the partition {where}"
-    )
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return re.sub(r"^\w+: (error: )?", "", lines[-1]) if lines else "no word of why"
+def jobs_of_an_earlier_run(folder: Path) -> list[str]:
+    """Return whose jobs still run for this checkout: a Snakemake that was killed leaves them to Slurm."""
+    lines = told("squeue", "--me", "--noheader", "--format=%A|%Z").stdout.splitlines()
+    ids = [job for job, _, of_folder in (line.partition("|") for line in lines) if of_folder == str(folder)]
+    if not ids:
+        return []
+    return [
+        f"Slurm still has {len(ids)} jobs of an earlier Snakemake in {folder}, which write the same files; start again "
+        f"when they have ended (nothing that they finish is lost), or end them: scancel {' '.join(ids)}"
+    ]
 
 
 def unwritable(folders: Iterable[str | Path]) -> list[str]:
@@ -172,7 +109,9 @@ def unwritable(folders: Iterable[str | Path]) -> list[str]:
     for folder in map(Path, folders):
         there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
         if not os.access(there, os.W_OK | os.X_OK) or _is_read_only(there):
-            found.append(f"{there.absolute()} cannot be written to, and {folder} goes there; change its permissions or disk")
+            found.append(
+                f"{there.absolute()} cannot be written to, and {folder} goes there; change its permissions or disk"
+            )
     return found
 
 
@@ -192,9 +131,17 @@ def spaces_in_the_way(python: str | Path, folder: str | Path, on_cluster: bool) 
     found = []
     if " " in str(python):
         found.append(
-            f"Snakemake cannot start scripts with a Python whose path has a space in it; make the environment of {python!s} "
-            "elsewhere"
+            f"Snakemake cannot start scripts with a Python whose path has a space in it; make an environment "
+            f"elsewhere than {python}"
         )
     if on_cluster and " " in str(folder):
-        found.append(f"jobs of Slurm cannot start in a folder whose path has a space in it; move the checkout out of {folder}")
+        found.append(
+            f"jobs of Slurm cannot start in a folder whose path has a space in it; move the checkout out of {folder}"
+        )
     return found
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what a command said, without its name."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"^\w+: (error: )?", "", lines[-1]) if lines else "no word of why"
