@@ -31,7 +31,7 @@ async def create(about: dict, prefix: Path) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("\n".join(of_pip))
         file.flush()
-        pip = [prefix / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input"]
+        pip = [prefix / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-input", "--no-compile"]
         subprocess.run([*pip, "--exists-action=b", "-r", file.name], check=True)
 
 
