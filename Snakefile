@@ -24,6 +24,7 @@ include: "rules/preflight.smk"
 
 localrules:
     all,
+    preflight,
     table1,
     table2,
     tables,
@@ -38,6 +39,12 @@ rule all:
             for target in TARGETS or ["tables", "figures"]
             for path in PRODUCTS[target]
         ],
+
+
+# The checks run where Snakemake does, before the first job: see onstart in common.smk.
+rule preflight:
+    input:
+        PRODUCTS["preflight"],
 
 
 rule table1:

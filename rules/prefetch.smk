@@ -1,4 +1,6 @@
 # What needs a network, fetched where there is one: data, base model, evaluators' weights; and all of it in one file.
+from hullseeker.hub_models import folder_in_cache
+
 PREFETCHED = f"{CACHE}/prefetched"
 # A folder of the user's own is no hub name.
 HUB_MODEL = (
@@ -7,9 +9,7 @@ HUB_MODEL = (
     else None
 )
 FETCHED_MODEL = (
-    [f"{PREFETCHED}/base_model-{HUB_MODEL.replace('/', '--')}.json"]
-    if HUB_MODEL
-    else []
+    [f"{PREFETCHED}/{folder_in_cache(HUB_MODEL)}.json"] if HUB_MODEL else []
 )
 EXTRACTED = [] if SOURCE == "demo" else [MATERIALS, *PHASES, *REFUSED]
 

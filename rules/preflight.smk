@@ -11,11 +11,6 @@ from hullseeker.preflight import (
 )
 
 
-# The checks run where Snakemake does, before the first job: see onstart in common.smk.
-rule preflight:
-    localrule: True
-
-
 def rules_of_experiment():
     """The rules with work to do, without those that make the embedded resources."""
     return [

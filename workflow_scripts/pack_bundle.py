@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hullseeker.bundling import MANIFEST, files_of_checkout, files_under, links_among, snapshot_files, write_tar
 from hullseeker.evaluators import EVALUATORS
-from hullseeker.hub_models import hub_cache
+from hullseeker.hub_models import folder_in_cache, hub_cache
 from hullseeker.logs import logging_to
 from hullseeker.tables import replacing
 
@@ -61,10 +61,8 @@ def extra_packages(evaluators: Iterable[Mapping]) -> list[str]:
             "relax.engine is torch_sim, which needs Python 3.12 and packages that a bundle lacks; use per_cell, "
             "or build envs/torch_sim.yaml where there is a network (docs/cluster.md)"
         )
-    locked = LOCK.read_text().splitlines()
-    packages = {EVALUATORS[one["potential"]].package for one in evaluators}
     wanted = []
-    for package in sorted(name for name in packages if not any(line.startswith(f"{name}==") for line in locked)):
+    for package in sorted({EVALUATORS[one["potential"]].package for one in evaluators} & LOCKS_OF_PACKAGES.keys()):
         lines = LOCKS_OF_PACKAGES[package].read_text().splitlines()
         wanted += [line for line in lines if line.startswith(f"{package}==")]
     return wanted
@@ -77,7 +75,7 @@ def weights_of(evaluators: Iterable[Mapping]) -> dict[str, Path]:
         hub = EVALUATORS[one["potential"]].hub
         model = one["model"] or EVALUATORS[one["potential"]].default_model
         if hub and model in EVALUATORS[one["potential"]].models:
-            repository = hub.cache_folder() / f"models--{hub.repository.replace('/', '--')}"
+            repository = hub.cache_folder() / folder_in_cache(hub.repository)
             files = snapshot_files(repository, f"{model}.pt")
             found |= {f"fairchem/{name}": file for name, file in files.items()}
     return found
@@ -94,7 +92,7 @@ def main(snakemake) -> None:
             inside |= files_under(path, root)
         files = {f"checkout/{name}": file for name, file in sorted(inside.items())}
         if params.hub_model:
-            repository = hub_cache() / f"models--{params.hub_model.replace('/', '--')}"
+            repository = hub_cache() / folder_in_cache(params.hub_model)
             files |= {f"hub/{name}": file for name, file in snapshot_files(repository).items()}
         files |= weights_of(params.evaluators)
         wheels = Path(work) / "wheels"

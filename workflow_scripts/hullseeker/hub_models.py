@@ -24,9 +24,14 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
+def folder_in_cache(model: str) -> str:
+    """Return the name that a cache of the hub gives to a model's folder."""
+    return f"models--{model.replace('/', '--')}"
+
+
 def snapshot_of(model: str) -> Path | None:
     """Return the folder of a hub model's main revision in the cache, complete or not; None where there is none."""
-    repository = hub_cache() / f"models--{model.replace('/', '--')}"
+    repository = hub_cache() / folder_in_cache(model)
     try:
         snapshot = repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
     except OSError:
