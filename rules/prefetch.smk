@@ -8,9 +8,7 @@ HUB_MODEL = (
     if SYSTEMS_OF_KIND["language_model"] and not Path(BASE_MODEL).is_dir()
     else None
 )
-FETCHED_MODEL = (
-    [f"{PREFETCHED}/{folder_in_cache(HUB_MODEL)}.json"] if HUB_MODEL else []
-)
+FETCHED_MODEL = [f"{PREFETCHED}/{folder_in_cache(HUB_MODEL)}.json"] if HUB_MODEL else []
 EXTRACTED = [] if SOURCE == "demo" else [MATERIALS, *PHASES, *REFUSED]
 
 

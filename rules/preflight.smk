@@ -9,6 +9,7 @@ from hullseeker.preflight import (
     space_needed_gb,
     unbuilt,
 )
+from snakemake.iocontainers import Wildcards
 
 
 def rules_of_experiment():
@@ -20,13 +21,27 @@ def rules_of_experiment():
     ]
 
 
+def envs_of_rule(found):
+    """The environment files of a rule, each with the modules that only a table names; more than one by its wildcards."""
+    env = found.conda_env
+    if env is evaluator_env:
+        return [
+            (env({"evaluator": name}), sources_of(one["potential"], one["engine"]))
+            for name, one in EVALUATORS.items()
+        ]
+    if callable(env):
+        return [(env(Wildcards(fromdict={"stages": c})), []) for c in HULLS_OF_REWARD]
+    return [(env, [])]
+
+
 def env_files_of_experiment():
-    """The environment files of these rules; of those by evaluator, of the evaluators of the config."""
-    envs = set()
-    for found in rules_of_experiment():
-        env = found.conda_env
-        envs |= {env({"evaluator": e}) for e in EVALUATORS} if callable(env) else {env}
-    return sorted(Path(workflow.basedir) / "envs" / Path(env).name for env in envs)
+    """The environment files of all these rules."""
+    names = {
+        Path(str(env)).name
+        for found in rules_of_experiment()
+        for env, _ in envs_of_rule(found)
+    }
+    return [Path(workflow.basedir) / "envs" / name for name in sorted(names)]
 
 
 def missing_before_a_run(in_own_env):

@@ -39,20 +39,10 @@ def ask_workflow(overlays: list[str]) -> Iterator[Pair]:
             config_settings=ConfigSettings(configfiles=[Path(overlay) for overlay in overlays]),
             snakefile=Path("Snakefile"),
         )._workflow
-        names = workflow.globals
         for rule in workflow.rules:
             if rule.script is None:
                 continue
-            envs = [(rule.conda_env, ())]
-            if callable(rule.conda_env):  # by evaluator, whose modules only a table names
-                envs = [
-                    (
-                        rule.conda_env({"evaluator": name}),
-                        names["sources_of"](settings["potential"], settings["engine"]),
-                    )
-                    for name, settings in names["EVALUATORS"].items()
-                ]
-            for env, loaded in envs:
+            for env, loaded in workflow.globals["envs_of_rule"](rule):
                 yield Pair(rule.name, Path(rule.script).name, Path(str(env)).name, tuple(loaded))
 
 
