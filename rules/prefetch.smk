@@ -64,7 +64,7 @@ rule pack_bundle:
     input:
         PRODUCTS["prefetch"],
     output:
-        bundle=PRODUCTS["bundle"],
+        PRODUCTS["bundle"],
     log:
         f"{LOGS}/pack_bundle.log",
     localrule: True

@@ -112,7 +112,7 @@ def main(snakemake) -> None:
         free = shutil.disk_usage(root).free
         if n_bytes > free:
             raise OSError(f"the bundle has {n_bytes / 1e9:.1f} GB and the disk {free / 1e9:.1f} GB left; make room")
-        with replacing(snakemake.output.bundle) as beside:
+        with replacing(snakemake.output[0]) as beside:
             n_files = write_tar(beside, f"hullseeker-{params.experiment}", files, texts, in_tar)
         log.info("done: %d files, %.2f GB", n_files, n_bytes / 1e9)
 
