@@ -1,6 +1,6 @@
 """Import scripts, and all that they import anywhere, by the Python that runs this: python -I import_scripts.py JSON.
 
-Needs: nothing but Python. The argument is {"scripts": paths in workflow_scripts, "excused": packages that may be
+Needs: nothing but Python. The argument is {"scripts": paths in workflow_scripts, "excused": modules that may be
 missing, "hidden": packages that are taken for missing, "energies": potentials to load and ask}. Prints a line per
 failure and ends with status 1 where there is one.
 """
@@ -9,6 +9,7 @@ import ast
 import importlib
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -27,12 +28,19 @@ def attempt(what: str, action) -> list[str]:
     return []
 
 
+def is_excused(name: str, excused: set[str]) -> bool:
+    """Whether a module, or a package that it is in, may be missing."""
+    return any(name == one or name.startswith(f"{one}.") for one in excused)
+
+
 def failures_of_script(script: str, excused: set[str]) -> list[str]:
     """Return what fails of a script's own import, and of each import statement in it and in what it imports."""
     failures = attempt(script, lambda: importlib.import_module(script.removesuffix(".py").replace("/", ".")))
     for path, tree in sources(script).items():
-        statements = {id(node): node for node, name in imports(tree) if name.split(".")[0] not in excused}
-        for node in statements.values():
+        names = defaultdict(list)
+        for node, name in imports(tree):
+            names[node].append(name)
+        for node in (node for node, found in names.items() if not is_excused(found[0], excused)):
             alone = compile(ast.Module([node], []), str(path), "exec")
             failures += attempt(f"{path.name} line {node.lineno}", lambda alone=alone: exec(alone, {}))
     return failures
