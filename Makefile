@@ -16,7 +16,7 @@ ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
 endif
 
-.PHONY: help demo test test-uma test-torch-sim lint format schema training-table resources clean
+.PHONY: help demo test test-uma test-torch-sim test-envs lint format schema training-table envs resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -56,15 +56,24 @@ test-uma: .venv-uma/installed
 test-torch-sim: .venv-torch-sim/installed
 	.venv-torch-sim/bin/python -m pytest tests/torch_sim --durations=5
 
+# Every conda environment, with a stand-in for conda that has an environment of its own.
+.venv-conda/installed: tests/envs/requirements.txt
+	$(PYTHON) -m venv .venv-conda
+	.venv-conda/bin/pip install --quiet --disable-pip-version-check -r tests/envs/requirements.txt
+	touch $@
+
+test-envs: $(VENV)/installed .venv-conda/installed
+	$(BIN)/python -m pytest tests/envs --durations=10
+
 lint: $(VENV)/installed
-	$(BIN)/ruff check workflow_scripts tests schemas bench
-	$(BIN)/ruff format --check workflow_scripts tests schemas bench
+	$(BIN)/ruff check workflow_scripts tests schemas envs bench
+	$(BIN)/ruff format --check workflow_scripts tests schemas envs bench
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint --configfile experiments/demo.yaml
 
 format: $(VENV)/installed
-	$(BIN)/ruff check --fix workflow_scripts tests schemas bench
-	$(BIN)/ruff format workflow_scripts tests schemas bench
+	$(BIN)/ruff check --fix workflow_scripts tests schemas envs bench
+	$(BIN)/ruff format workflow_scripts tests schemas envs bench
 	$(BIN)/snakefmt Snakefile rules
 
 # After a change of the comments in config.yaml.
@@ -74,6 +83,10 @@ schema: $(VENV)/installed
 # After a change of the estimate of memory and time: the table of docs/training_at_scale.md.
 training-table: $(VENV)/installed
 	cd workflow_scripts && ../$(BIN)/python -m hullseeker.settings_that_fit ../docs/training_at_scale.md
+
+# After a change of a lock, or of what a script imports.
+envs: $(VENV)/installed
+	$(BIN)/python envs/pin.py
 
 # Makes the embedded resources again, under results/resources (about three hours on two cores).
 resources: $(VENV)/installed

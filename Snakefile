@@ -18,10 +18,13 @@ include: "rules/relax.smk"
 include: "rules/resources.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/prefetch.smk"
+include: "rules/preflight.smk"
 
 
 localrules:
     all,
+    preflight,
     table1,
     table2,
     tables,
@@ -36,6 +39,12 @@ rule all:
             for target in TARGETS or ["tables", "figures"]
             for path in PRODUCTS[target]
         ],
+
+
+# The checks run where Snakemake does, before the first job: see onstart in common.smk.
+rule preflight:
+    input:
+        PRODUCTS["preflight"],
 
 
 rule table1:

@@ -6,6 +6,14 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 
 from functools import cache
 
+from hullseeker.cluster import (
+    jobs_of_an_earlier_run,
+    missing_commands,
+    missing_status,
+    spaces_in_the_way,
+    unwritable,
+    without_gpus,
+)
 from hullseeker.configuration import (
     KEYS_OF_KIND,
     ConfigError,
@@ -27,6 +35,7 @@ from hullseeker.readiness import (
     missing_gpus,
     missing_packages,
     missing_training_packages,
+    rules_on_cpu,
 )
 from hullseeker.replicates import (
     chain_before,
@@ -36,6 +45,7 @@ from hullseeker.replicates import (
 )
 from hullseeker.reward_presets import potentials_with_hull
 from hullseeker.scale import training_env
+from hullseeker.slurm_checks import refused_requests
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
@@ -104,6 +114,12 @@ FIGURE_TITLES = {
 }
 FIGURE_NAMES = [*FIGURE_TITLES, *(f"figure2_{name}" for name in CROSS_CHECKS)]
 
+# A profile asks for a GPU where a rule may use one; the config says whether it does.
+workflow.resource_settings.overwrite_resources = without_gpus(
+    workflow.resource_settings.overwrite_resources,
+    rules_on_cpu([{**config, "relax": settings} for settings in EVALUATORS.values()]),
+)
+
 
 wildcard_constraints:
     system="[A-Za-z0-9_]+",
@@ -113,6 +129,7 @@ wildcard_constraints:
     stages=r"(sft|(sft-)?grpo(-\w+)?)(\.\d+)?",
 
 
+@cache
 def code(script):
     """The hash of a script and of the library modules it imports: a rule reruns when it changes."""
     return hash_of_code(Path(workflow.basedir) / "workflow_scripts" / script)
@@ -145,15 +162,16 @@ def evaluator_weights(wc):
 
 
 onstart:
-    # What only some rules need is asked for where they will run: figures need no evaluator. What a cluster's nodes
-    # have cannot be seen from here.
-    rules_to_run = {job.rule.name for job in workflow.dag.needrun_jobs()}
+    # What only some rules need is asked for where they will run: figures need no evaluator. Of a cluster, Slurm is asked.
+    jobs = list(workflow.dag.needrun_jobs())
+    rules_to_run = {job.rule.name for job in jobs}
     relaxes = not rules_to_run.isdisjoint(RULES_OF_DEVICE["relax.device"])
     in_own_env = workflow.deployment_settings.deployment_method & {
         DeploymentMethod.CONDA,
         DeploymentMethod.APPTAINER,
     }
-    problems = []
+    problems = spaces_in_the_way(sys.executable, Path.cwd(), workflow.remote_exec)
+    problems += unwritable([RESULTS, CACHE, LOGS, BENCHMARKS])
     for settings in EVALUATORS.values():
         if workflow.local_exec:
             problems += missing_gpus({**config, "relax": settings}, rules_to_run)
@@ -164,8 +182,24 @@ onstart:
     if not in_own_env:
         grpo = [GRPO_SETTINGS[chain] for chain in HULLS_OF_REWARD]
         problems += missing_training_packages(config, grpo, rules_to_run)
+    requests = {job.rule.name: job.resources for job in jobs if not job.is_local}
+    asked_before_a_run = "preflight" in rules_to_run or "preflight" in TARGETS
+    if asked_before_a_run:
+        problems += missing_before_a_run(in_own_env)
+        requests = requests_of_experiment()
+    if (
+        type(workflow.executor_settings).__module__
+        == "snakemake_executor_plugin_slurm"
+    ):
+        problems += missing_commands() or [
+            *jobs_of_an_earlier_run(Path.cwd()),
+            *missing_status(),
+            *refused_requests(requests),
+        ]
     if problems:
         raise WorkflowError("\n".join(dict.fromkeys(problems)))
+    if asked_before_a_run:
+        print("preflight: nothing that this run needs is missing", file=sys.stderr)
 
 
 def content(path):
@@ -287,6 +321,7 @@ PRODUCTS = {
     "table2": rendered("table2"),
     "tables": [*RESULT_TABLES, f"{RESULTS}/data/card.html"],
     "figures": FIGURES,
+    "preflight": [],
 }
 
 BASE_MODEL = config["base_model"]["path"]

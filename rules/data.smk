@@ -225,7 +225,7 @@ rule build_reference:
     benchmark:
         f"{BENCHMARKS}/build_reference/{{evaluator}}.tsv"
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/potentials.yaml"
     params:
         relax=lookup("{evaluator}", within=EVALUATORS),
         reference=lookup("hull/reference", within=config),

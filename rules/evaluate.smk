@@ -70,7 +70,7 @@ rule audit_rewards:
     log:
         f"{LOGS}/audit_rewards/{{system}}.log",
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/potentials.yaml"
     params:
         settings={
             "device": config["grpo"]["reward_device"],
@@ -89,7 +89,7 @@ rule featurize_samples:
     log:
         f"{LOGS}/featurize_samples/{{system}}.log",
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/fingerprints.yaml"
     params:
         settings={"time_limit_s": config["table2"]["fingerprint_time_limit_s"]},
         schema="samples",
@@ -208,7 +208,7 @@ rule make_table2:
     log:
         f"{LOGS}/make_table2.log",
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/fingerprints.yaml"
     params:
         systems=SYSTEM_LABELS,
         settings={**config["table2"], **config["statistics"]},
@@ -258,7 +258,7 @@ if COMPARED:
         log:
             f"{LOGS}/make_comparison.log",
         conda:
-            "../envs/hullseeker.yaml"
+            "../envs/fingerprints.yaml"
         params:
             members=COMPARED,
             baseline=BASELINE,

@@ -52,6 +52,7 @@ use rule relax_structures as relax_candidates with:
         system="candidates",
     params:
         settings=RESOURCE_RELAX,
+        n_shards=N_RESOURCE_SHARDS,
         schema="candidates",
         code=code("relax_structures.py"),
 
@@ -137,7 +138,7 @@ rule train_base_model:
     log:
         "logs/resources/train_base_model.log",
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/language_model.yaml"
     params:
         settings=lookup("resources/base_model", within=config),
         seed=lookup("seed", within=config),

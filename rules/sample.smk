@@ -13,7 +13,7 @@ rule sample_structures:
     wildcard_constraints:
         system=of_kinds("language_model"),
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/language_model.yaml"
     params:
         base_model=lookup("base_model", within=config),
         base_model_content=content(BASE_MODEL),

@@ -14,7 +14,7 @@ if PREPARED_MODEL:
             f"{BENCHMARKS}/prepare_base_model.tsv"
         localrule: is_package(BASE_MODEL)
         conda:
-            "../envs/hullseeker.yaml"
+            "../envs/language_model.yaml"
         params:
             source=BASE_MODEL,
             source_content=content(BASE_MODEL),
@@ -73,7 +73,7 @@ rule build_reward_reference:
         f"{BENCHMARKS}/build_reward_reference/{{reward_potential}}.tsv"
     priority: 10
     conda:
-        "../envs/hullseeker.yaml"
+        "../envs/potentials.yaml"
     params:
         settings=lookup("{reward_potential}", within=REWARD_POTENTIALS),
         elements_content=content("resources/elemental_phases.parquet"),

@@ -80,7 +80,7 @@ EVALUATORS: dict[str, Evaluator] = {
         models=("7net-0", "7net-0_22may2024", "7net-l3i5", "7net-omat"),
         package="sevenn",
         energy_scale="mp_uncorrected",
-        env="hullseeker.yaml",
+        env="potentials.yaml",
         engines=("per_cell", "torch_sim"),
         other_scales={"7net-omat": "omat24"},
     ),
@@ -90,7 +90,7 @@ EVALUATORS: dict[str, Evaluator] = {
         models=("0.3.0", "0.2.0", "r2scan"),
         package="chgnet",
         energy_scale="mp_corrected",
-        env="hullseeker.yaml",
+        env="potentials.yaml",
         other_scales={"r2scan": "r2scan"},
     ),
 }

@@ -105,6 +105,20 @@ def files_of(path: str | Path, pattern: str) -> list[Path]:
     return sorted(path.glob(pattern)) if path.is_dir() else [path]
 
 
+@cache
+def _syntax_and_imports(path: Path, _modified_ns: int) -> tuple[str, list[str]]:
+    """Return what a module says, and the dotted names it imports; parsed once, as many rules share the library."""
+    # Positions and comments do not count: a reworded comment must not retrain a model.
+    tree = ast.parse(path.read_text())
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return ast.dump(tree, include_attributes=False), names
+
+
 def hash_of_code(script: Path) -> str:
     """Return a hash of a script and of all modules beside it that it imports, directly or not."""
     root, pending, seen = script.parent, [script], {}
@@ -112,15 +126,6 @@ def hash_of_code(script: Path) -> str:
         path = pending.pop()
         if path in seen:
             continue
-        source = path.read_text()
-        # Positions and comments do not count: a reworded comment must not retrain a model.
-        tree = ast.parse(source)
-        seen[path] = ast.dump(tree, include_attributes=False)
-        for node in ast.walk(tree):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            pending += [p for name in names if (p := root / (name.replace(".", "/") + ".py")).is_file()]
+        seen[path], names = _syntax_and_imports(path, path.stat().st_mtime_ns)
+        pending += [p for name in names if (p := root / (name.replace(".", "/") + ".py")).is_file()]
     return sha256_of_json({str(path.relative_to(root)): dump for path, dump in seen.items()})[:16]

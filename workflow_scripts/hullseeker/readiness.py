@@ -114,6 +114,17 @@ def missing_gpus(config: Mapping, rules: Collection[str]) -> list[str]:
     return found
 
 
+def rules_on_cpu(configs: Collection[Mapping]) -> set[str]:
+    """Return the rules of which no device of theirs is a GPU in any of these configs (one per evaluator)."""
+    on_gpu = set()
+    for config in configs:
+        for key, users in RULES_OF_DEVICE.items():
+            section, name = key.split(".")
+            if config[section][name].startswith("cuda"):
+                on_gpu.update(users)
+    return {rule for users in RULES_OF_DEVICE.values() for rule in users} - on_gpu
+
+
 def has_gpu() -> bool:
     """Whether the kernel shows a GPU that torch calls cuda: NVIDIA's, AMD's, or Windows' to its Linux."""
     devices = Path("/dev")

@@ -25,7 +25,7 @@ def training_env(settings: Mapping) -> str:
     return (
         "vllm.yaml"
         if vllm or (several and how_processes_share(settings["accelerate"]) == "DEEPSPEED")
-        else ("hullseeker.yaml")
+        else "language_model.yaml"
     )
 
 

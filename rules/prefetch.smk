@@ -1,0 +1,102 @@
+# What needs a network, fetched where there is one: data, base model, evaluators' weights; and all of it in one file.
+from hullseeker.hub_models import folder_in_cache
+
+PREFETCHED = f"{CACHE}/prefetched"
+# A folder of the user's own is no hub name.
+HUB_MODEL = (
+    BASE_MODEL
+    if SYSTEMS_OF_KIND["language_model"] and not Path(BASE_MODEL).is_dir()
+    else None
+)
+FETCHED_MODEL = [f"{PREFETCHED}/{folder_in_cache(HUB_MODEL)}.json"] if HUB_MODEL else []
+EXTRACTED = [] if SOURCE == "demo" else [MATERIALS, *PHASES, *REFUSED]
+
+
+if HUB_MODEL:
+
+    rule fetch_base_model:
+        output:
+            FETCHED_MODEL,
+        log:
+            f"{LOGS}/fetch_base_model.log",
+        localrule: True
+        conda:
+            "../envs/language_model.yaml"
+        params:
+            model=HUB_MODEL,
+            code=code("fetch_base_model.py"),
+        script:
+            "../workflow_scripts/fetch_base_model.py"
+
+
+# Loaded once, on the CPU: what is not there is downloaded, and what is there is known to load.
+rule fetch_evaluator:
+    output:
+        f"{PREFETCHED}/evaluator-{{evaluator}}.json",
+    log:
+        f"{LOGS}/fetch_evaluator/{{evaluator}}.log",
+    localrule: True
+    conda:
+        evaluator_env
+    params:
+        settings=lookup("{evaluator}", within=EVALUATORS),
+        weights=evaluator_weights,
+        code=lambda wc: [code("fetch_evaluator.py"), *evaluator_code(wc)],
+    script:
+        "../workflow_scripts/fetch_evaluator.py"
+
+
+PRODUCTS["prefetch"] = [
+    *EXTRACTED,
+    *FETCHED_MODEL,
+    *expand(f"{PREFETCHED}/evaluator-{{evaluator}}.json", evaluator=EVALUATORS),
+]
+PRODUCTS["bundle"] = [f"results/bundles/{config['experiment']}.tar"]
+
+
+rule prefetch:
+    input:
+        PRODUCTS["prefetch"],
+    localrule: True
+
+
+rule pack_bundle:
+    input:
+        PRODUCTS["prefetch"],
+    output:
+        PRODUCTS["bundle"],
+    log:
+        f"{LOGS}/pack_bundle.log",
+    localrule: True
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        experiment=config["experiment"],
+        overlays=[
+            str(path)
+            for path in workflow.config_settings.configfiles or []
+            if Path(path).name not in PRODUCTS
+        ],
+        named=[
+            path
+            for path in (
+                *(config["data"][k] for k in ("materials", "train", "val", "test")),
+                config["data"]["phases"],
+                config["prompt"]["path"],
+                None if HUB_MODEL else BASE_MODEL,
+                *(system.get("path") for system in config["systems"].values()),
+                *(one["model"] for one in EVALUATORS.values()),
+            )
+            if path and Path(path).exists()
+        ],
+        hub_model=HUB_MODEL,
+        evaluators=list(EVALUATORS.values()),
+        code=code("pack_bundle.py"),
+    script:
+        "../workflow_scripts/pack_bundle.py"
+
+
+rule bundle:
+    input:
+        PRODUCTS["bundle"],
+    localrule: True

@@ -1,0 +1,208 @@
+"""Every environment file becomes an environment by `snakemake --sdm conda`, and holds what its rules' scripts import.
+
+Conda is a stand-in (conda_standin/): a real solver and real packages, from a channel of this machine's Python and the
+Python package index. conda-forge's own solve and CUDA builds are not tested. Runs by `make test-envs`; with
+TORCH_SIM_ENV=1 envs/torch_sim.yaml too (Python 3.12 on the path, 7 GB).
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.utils import canonicalize_name
+
+from rule_environments import OF_OTHER_EVALUATORS, ROOT, all_pairs
+
+HERE = Path(__file__).parent
+STANDIN_PYTHON = ROOT / ".venv-conda" / "bin" / "python"
+WITH_TORCH_SIM = os.environ.get("TORCH_SIM_ENV") == "1"
+ENVS = [path.name for path in sorted(ROOT.glob("envs/*.yaml")) if WITH_TORCH_SIM or path.name != "torch_sim.yaml"]
+RELAXED = "results/other/relaxed/{}/base.parquet"
+BATCHED = {"engine": "torch_sim", "optimizer": "fire"}
+# Overlays whose jobs, for these targets, together ask for every environment.
+RUNS = [
+    ("experiments/test.yaml", ["all", "make_resources"]),
+    ({}, ["results/other/data/extracted/materials.parquet"]),
+    ({"relax": {"potential": "uma"}}, [RELAXED.format("uma")]),
+    *([({"relax": {"potential": "sevennet", **BATCHED}}, [RELAXED.format("sevennet")])] if WITH_TORCH_SIM else []),
+]
+# What PyPI's CUDA build of torch brings: it pins these itself.
+OF_TORCH = re.compile(r"nvidia-.*|cuda-.*|triton")
+
+
+def shell_of(folder: Path) -> dict[str, str]:
+    """Return the variables of a shell in which conda is the stand-in; write what they name to the folder."""
+    (folder / "bin").mkdir(parents=True)
+    shutil.copy2(HERE / "conda_standin" / "activate", folder / "bin")
+    command = folder / "bin" / "conda"
+    command.write_text(f'#!/bin/sh\nexec "{STANDIN_PYTHON}" "{HERE}/conda_standin/conda.py" "$@"\n')
+    command.chmod(0o755)
+    variables = {"CONDA_STANDIN_HOME": str(folder), "CONDA_STANDIN_CHANNELS": str(folder / "channels")}
+    return os.environ | variables | {"PATH": f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def wanted_of_conda(env: str) -> dict[str, str]:
+    """Return the versions of the conda part of an environment file."""
+    return dict(word.split("=") for word in yaml.safe_load((ROOT / "envs" / env).read_text())["dependencies"][:-1])
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory):
+    if not STANDIN_PYTHON.is_file():
+        pytest.fail("the stand-in for conda has an environment of its own: run make test-envs")
+    folder = tmp_path_factory.mktemp("conda")
+    variables = shell_of(folder)
+    pythons = {wanted_of_conda(env)["python"]: env for env in ENVS}
+    for version, env in pythons.items():
+        python = shutil.which(f"python{'.'.join(version.split('.')[:2])}", path=os.environ["PATH"])
+        assert python, f"{env} asks for Python {version}, and there is none like it on the path"
+        program = HERE / "conda_standin" / "make_channel.py"
+        channel = Path(variables["CONDA_STANDIN_CHANNELS"]) / "conda-forge"
+        subprocess.run([STANDIN_PYTHON, program, channel, python, version, wanted_of_conda(env)["pip"]], check=True)
+    return variables
+
+
+@pytest.fixture(scope="session")
+def prefix(tmp_path_factory):
+    """The folder of environments; gigabytes that go when the tests end, unless ENVS_PREFIX names a folder."""
+    if kept := os.environ.get("ENVS_PREFIX"):
+        yield Path(kept)
+        return
+    folder = tmp_path_factory.mktemp("environments")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def copy_of_checkout(folder: Path) -> Path:
+    left_out = (".*", "results", "logs", "benchmarks", "data", "__pycache__")
+    at_the_top = shutil.ignore_patterns(*left_out)
+    shutil.copytree(
+        ROOT, folder, symlinks=True, ignore=lambda path, names: at_the_top(path, names) if path == str(ROOT) else []
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory):
+    return copy_of_checkout(tmp_path_factory.mktemp("checkout") / "hullseeker")
+
+
+def snakemake(checkout: Path, prefix: Path, shell: Mapping, overlay: str | dict, *words: str) -> str:
+    if isinstance(overlay, dict):
+        path = checkout / "overlay.yaml"
+        path.write_text(yaml.safe_dump({"experiment": "other", **overlay}))
+        overlay = path.name
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--sdm",
+        "conda",
+        "--conda-prefix",
+        str(prefix),
+        "--cores",
+        "1",
+        *words,
+    ]
+    done = subprocess.run(
+        [*command, "--configfile", overlay], cwd=checkout, env=shell, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return done.stdout + done.stderr
+
+
+def python_of(prefix: Path, env_file: Path) -> Path:
+    """Return the Python of the environment that Snakemake made of a file: it keeps a copy of the file beside it."""
+    copies = [path for path in prefix.glob("*.yaml") if path.read_text() == env_file.read_text()]
+    assert len(copies) == 1, f"Snakemake made {len(copies)} environments of {env_file}"
+    return copies[0].with_suffix("") / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def pythons(checkout, prefix, shell):
+    """The Python of every environment, by the name of its file."""
+    for overlay, targets in RUNS:
+        snakemake(checkout, prefix, shell, overlay, "--conda-create-envs-only", *targets)
+    return {env: python_of(prefix, ROOT / "envs" / env) for env in ENVS}
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory):
+    """The scripts of every environment's rules, and the modules that these load by name."""
+    found = defaultdict(set)
+    for pair in all_pairs(tmp_path_factory.mktemp("overlays")):
+        found[pair.env] |= {pair.script, *pair.loaded_by_name}
+    return found
+
+
+def failures(python: Path, env: str, scripts: set[str], **more: list[str]) -> str:
+    """Return what fails when the scripts are imported outside Snakemake, which would lend them the host's packages."""
+    excused = sorted(OF_OTHER_EVALUATORS.get(env, ()))
+    asked = {"scripts": sorted(scripts), "excused": excused, **more}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
+        "OMP_NUM_THREADS": "1"
+    }
+    done = subprocess.run(
+        [python, "-I", HERE / "import_scripts.py", json.dumps(asked)],
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    assert (done.returncode == 1) == bool(done.stdout.strip()), done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_every_script_imports_in_its_environment(pythons, scripts, env):
+    energies = ["chgnet", "sevennet"] if env == "potentials.yaml" else []
+    assert scripts[env]
+    assert failures(pythons[env], env, scripts[env], energies=energies) == ""
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_nothing_in_an_environment_is_unpinned(pythons, env):
+    listed = subprocess.run(
+        [pythons[env], "-m", "pip", "list", "--format", "json"], capture_output=True, text=True, check=True
+    )
+    installed = {canonicalize_name(one["name"]): one["version"].split("+")[0] for one in json.loads(listed.stdout)}
+    of_pip = yaml.safe_load((ROOT / "envs" / env).read_text())["dependencies"][-1]["pip"]
+    pins = {canonicalize_name(name): version for name, version in (pin.split("==") for pin in of_pip)}
+    unpinned = {
+        f"{n}=={v}" for n, v in installed.items() if pins.get(n) != v and n != "pip" and not OF_TORCH.fullmatch(n)
+    }
+    assert unpinned == set(), "add these to the lock, then: make envs"
+
+
+def test_an_environment_that_lacks_a_package_fails(tmp_path, shell, scripts):
+    checkout = copy_of_checkout(tmp_path / "hullseeker")
+    env = checkout / "envs" / "hullseeker.yaml"
+    lines = [line for line in env.read_text().splitlines(keepends=True) if "- pyarrow==" not in line]
+    env.write_text("".join(lines))
+    prefix = tmp_path / "environments"
+    target = "results/test/data/split.parquet"
+    snakemake(checkout, prefix, shell, "experiments/test.yaml", "--conda-create-envs-only", target)
+    found = failures(python_of(prefix, env), env.name, scripts[env.name])
+    shutil.rmtree(prefix)
+    assert "split_materials.py: ModuleNotFoundError: No module named 'pyarrow'" in found
+
+
+@pytest.mark.parametrize(("env", "package"), [("language_model.yaml", "peft"), ("potentials.yaml", "sevenn")])
+def test_a_package_that_only_a_function_imports_is_missed_too(pythons, scripts, env, package):
+    assert f"import of {package}" in failures(pythons[env], env, scripts[env], hidden=[package])
+
+
+def test_a_job_runs_in_its_environment(checkout, prefix, shell, pythons):
+    target = "results/test/data/materials.parquet"
+    words = snakemake(checkout, prefix, shell, "experiments/test.yaml", target)
+    assert (checkout / target).is_file()
+    assert f"Activating conda environment: {pythons['hullseeker.yaml'].parents[1]}" in words
