@@ -85,10 +85,11 @@ def main(snakemake) -> None:
     params, root = snakemake.params, Path.cwd()
     with logging_to(snakemake.log[0], "pack_bundle") as log, tempfile.TemporaryDirectory(dir=".snakemake") as work:
         extra = extra_packages(params.evaluators)
+        overlays = [name for path in params.overlays for name in files_under(Path(path), root)]
         names = files_of_checkout(root)
         links = links_among(names, root)
         inside = {str(name): root / name for name in names if str(name) not in links}
-        for path in map(Path, [*params.named, *params.overlays, *snakemake.input]):
+        for path in map(Path, [*params.named, *overlays, *snakemake.input]):
             inside |= files_under(path, root)
         files = {f"checkout/{name}": file for name, file in sorted(inside.items())}
         if params.hub_model:
@@ -101,7 +102,7 @@ def main(snakemake) -> None:
         about = {
             "experiment": params.experiment,
             "manifest": MANIFEST,
-            "configfile": f"--configfile {' '.join(params.overlays)}" if params.overlays else "",
+            "configfile": f"--configfile {' '.join(overlays)}" if overlays else "",
             "extra": " ".join(extra),
             "platform": sys.platform,
             "python": "3.11",

@@ -10,6 +10,7 @@ import importlib
 import json
 import sys
 from collections import defaultdict
+from contextlib import redirect_stdout
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -22,7 +23,8 @@ from rule_environments import imports, sources  # noqa: E402
 def attempt(what: str, action) -> list[str]:
     """Return what an import failed with, as one line, or nothing."""
     try:
-        action()
+        with redirect_stdout(sys.stderr):  # where packages say what they like
+            action()
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         return [f"{what}: {type(error).__name__}: {error}"]
     return []

@@ -198,11 +198,13 @@ def test_an_environment_that_lacks_a_package_fails(tmp_path, shell, scripts):
 
 @pytest.mark.parametrize(("env", "package"), [("language_model.yaml", "peft"), ("potentials.yaml", "sevenn")])
 def test_a_package_that_only_a_function_imports_is_missed_too(pythons, scripts, env, package):
-    assert f"import of {package}" in failures(pythons[env], env, scripts[env], hidden=[package])
+    found = failures(pythons[env], env, scripts[env], hidden=[package])
+    assert "ModuleNotFoundError" in found and package in found
 
 
 def test_a_job_runs_in_its_environment(checkout, prefix, shell, pythons):
     target = "results/test/data/materials.parquet"
     words = snakemake(checkout, prefix, shell, "experiments/test.yaml", target)
     assert (checkout / target).is_file()
-    assert f"Activating conda environment: {pythons['hullseeker.yaml'].parents[1]}" in words
+    of_its_own = pythons["hullseeker.yaml"].parents[1].name
+    assert any("Activating conda environment" in line and of_its_own in line for line in words.splitlines())
