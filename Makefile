@@ -16,7 +16,7 @@ ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
 endif
 
-.PHONY: help demo test test-uma test-torch-sim lint format schema resources clean
+.PHONY: help demo test test-slurm test-uma test-torch-sim lint format schema resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -37,6 +37,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests/unit tests/golden tests/integration --durations=10
+
+# The whole experiment and its faults on a real Slurm on this machine: Debian's packages, as root (docs/reliability.md).
+test-slurm: $(VENV)/installed
+	$(BIN)/python -m pytest tests/slurm --durations=20
 
 # UMA on a tiny random checkpoint, in an environment of its own: fairchem-core brings gigabytes.
 .venv-uma/installed: requirements-uma.lock
