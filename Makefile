@@ -16,7 +16,7 @@ ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
 endif
 
-.PHONY: help demo test test-slurm test-uma test-torch-sim lint format schema resources clean
+.PHONY: help demo test test-slurm test-uma test-torch-sim lint format schema rulegraph resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -61,19 +61,23 @@ test-torch-sim: .venv-torch-sim/installed
 	.venv-torch-sim/bin/python -m pytest tests/torch_sim --durations=5
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check workflow_scripts tests schemas bench
-	$(BIN)/ruff format --check workflow_scripts tests schemas bench
+	$(BIN)/ruff check workflow_scripts tests schemas bench docs
+	$(BIN)/ruff format --check workflow_scripts tests schemas bench docs
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint --configfile experiments/demo.yaml
 
 format: $(VENV)/installed
-	$(BIN)/ruff check --fix workflow_scripts tests schemas bench
-	$(BIN)/ruff format workflow_scripts tests schemas bench
+	$(BIN)/ruff check --fix workflow_scripts tests schemas bench docs
+	$(BIN)/ruff format workflow_scripts tests schemas bench docs
 	$(BIN)/snakefmt Snakefile rules
 
 # After a change of the comments in config.yaml.
 schema: $(VENV)/installed
 	$(BIN)/python schemas/copy_descriptions.py
+
+# After a change of the rules.
+rulegraph: $(VENV)/installed
+	$(BIN)/python docs/draw_rulegraph.py
 
 # Makes the embedded resources again, under results/resources (about three hours on two cores).
 resources: $(VENV)/installed

@@ -200,3 +200,9 @@ def test_the_paper_is_planned_on_a_cluster_with_all_it_needs():
     assert "gpu=1" in sft and "mem_mb=64000" in sft and "runtime=1440" in sft
     assert "gpu" not in text.split("rule relax_structures:")[1].split("resources:")[1].splitlines()[0]
     assert after.ru_utime - before.ru_utime < 15
+
+
+def test_the_rule_graph_in_the_docs_is_of_these_rules():
+    words = [sys.executable, str(ROOT / "docs" / "draw_rulegraph.py"), "--check"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
