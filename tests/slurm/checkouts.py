@@ -85,7 +85,7 @@ class Run:
 def csv_tables(checkout: Path, experiment: str) -> dict[str, bytes]:
     """The bytes of all tables by name; none of them is missing quietly."""
     found = {path.name: path.read_bytes() for path in (checkout / "results" / experiment / "tables").glob("*.csv")}
-    assert len(found) >= 6
+    assert "table1.csv" in found and "sun.csv" in found
     return found
 
 

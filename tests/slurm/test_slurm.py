@@ -23,7 +23,8 @@ PACE = ("--jobs", "4", "--slurm-init-seconds-before-status-checks", "3", "--late
 ON_SLURM = ("--profile", "slurm", *PACE)
 TEST = ("--configfile", "experiments/test.yaml")
 FAULTS = (*TEST, "faults.yaml")
-MINI = (*TEST, "mini.yaml")
+# What there is to lose in a few jobs: both shards of two rules, groups, and tables.
+MINI = ("results/mini/tables/table1.csv", "results/mini/tables/sun.csv", *TEST, "mini.yaml")
 OVERLAYS = {
     # Every rule of the experiment, on two systems.
     "faults": {
@@ -64,9 +65,8 @@ def undisturbed(local) -> Callable[[str], dict[str, bytes]]:
     """The tables of an experiment as a local run makes them; it is made once."""
 
     def tables(experiment: str) -> dict[str, bytes]:
-        overlay = () if experiment == "test" else (f"{experiment}.yaml",)
         if not (local / "results" / experiment).exists():
-            Run(local, *LOCAL, *TEST, *overlay).succeeded()
+            Run(local, *LOCAL, *{"test": TEST, "faults": FAULTS, "mini": MINI}[experiment]).succeeded()
         return csv_tables(local, experiment)
 
     return tables
@@ -96,7 +96,7 @@ def workers(checkout: Path, rule: str) -> Iterator[psutil.Process]:
                 yield process
 
 
-def until(true: Callable[[], object], run: Run | None = None, at_most_s: float = 300) -> object:
+def until(true: Callable[[], object], run: Run | None = None, at_most_s: float = 900) -> object:
     """Look often until something holds, and return it; a run that ends meanwhile is a failure."""
     deadline = time.monotonic() + at_most_s
     while time.monotonic() < deadline:
@@ -122,7 +122,7 @@ def forget(checkout: Path, *folders: str) -> None:
         shutil.rmtree(checkout / "results" / "mini" / folder)
 
 
-AFTER_RELAXATION = ("relaxed", "hull", "matches", "audit", "tables", "figures")
+AFTER_RELAXATION = ("relaxed", "hull", "matches", "tables")
 
 
 def test_the_whole_experiment_equals_a_local_run(slurm, checkout, undisturbed):
@@ -187,7 +187,7 @@ def assert_no_partial_parquet(folder: Path) -> None:
             pq.read_table(path)
 
 
-def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_is_refused(slurm, checkout, undisturbed):
+def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm, checkout, undisturbed):
     """One run: a node goes down under a shard, one job needs more memory than it may have, one hangs past its time."""
     asked = (
         "--set-resources",
@@ -242,7 +242,7 @@ def mount(folder: Path, *options: str) -> None:
 
 
 def test_a_full_disk_and_a_controller_that_is_away(slurm, checkout, undisturbed):
-    forget(checkout, "hull", "audit", "tables", "figures")
+    forget(checkout, "hull", "tables")
     hull = checkout / "results" / "mini" / "hull" / "sevennet"
     words = (*ON_SLURM, *MINI)
     mount(hull, "-o", "size=4k")
@@ -268,7 +268,7 @@ def test_a_full_disk_and_a_controller_that_is_away(slurm, checkout, undisturbed)
 def test_a_slurm_with_accounting_is_asked_through_sacct_and_wants_an_account(tmp_path):
     cluster = SlurmCluster(tmp_path / "root", accounting=True)
     checkout = prepared(tmp_path / "hullseeker")
-    words = (*ON_SLURM, "results/mini/data/materials.parquet", *MINI)
+    words = (*ON_SLURM, "results/mini/data/materials.parquet", *TEST, "mini.yaml")
     try:
         cluster.start()
         refused = Run(checkout, *words, of_slurm=cluster.environment).refused()
