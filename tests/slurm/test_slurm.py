@@ -66,7 +66,7 @@ def undisturbed(local) -> Callable[[str], dict[str, bytes]]:
 
     def tables(experiment: str) -> dict[str, bytes]:
         if not (local / "results" / experiment).exists():
-            Run(local, *LOCAL, *{"test": TEST, "faults": FAULTS, "mini": MINI}[experiment]).succeeded()
+            Run(local, *{"test": TEST, "faults": FAULTS, "mini": MINI}[experiment], *LOCAL).succeeded()
         return csv_tables(local, experiment)
 
     return tables
@@ -126,7 +126,7 @@ AFTER_RELAXATION = ("relaxed", "hull", "matches", "tables")
 
 
 def test_the_whole_experiment_equals_a_local_run(slurm, checkout, undisturbed):
-    run = Run(checkout, *ON_SLURM, *TEST, of_slurm=slurm.environment)
+    run = Run(checkout, *TEST, *ON_SLURM, of_slurm=slurm.environment)
     output = run.succeeded(1500)
     assert csv_tables(checkout, "test") == undisturbed("test")
     assert_no_table_is_partial(checkout, "test")
@@ -134,16 +134,16 @@ def test_the_whole_experiment_equals_a_local_run(slurm, checkout, undisturbed):
     assert len(submitted) > 40
     assert all(Path(log).is_file() and Path(log).is_relative_to(checkout / "logs" / "slurm") for _, log in submitted)
     assert not (checkout / "logs" / "test" / "failed_jobs.tsv").exists()
-    assert "Nothing to be done" in Run(checkout, *ON_SLURM, "-n", *TEST, of_slurm=slurm.environment).succeeded()
+    assert "Nothing to be done" in Run(checkout, *TEST, *ON_SLURM, "-n", of_slurm=slurm.environment).succeeded()
 
 
 def test_cancelled_in_every_rule_the_tables_are_the_same(slurm, checkout, undisturbed):
     # Each rule in a job of its own: a group of the profile would hide its members.
     alone = ("--groups", "split_materials=alone", "--group-components", "alone=1")
-    planned = Run(checkout, *ON_SLURM, *alone, "-n", *FAULTS, of_slurm=slurm.environment).succeeded()
+    planned = Run(checkout, *FAULTS, *ON_SLURM, *alone, "-n", of_slurm=slurm.environment).succeeded()
     lines = planned.split("Job stats:")[1].split("total")[0].splitlines()[3:]
     rules = {line.split()[0] for line in lines if line.strip()} - {"all"}
-    run = Run(checkout, *ON_SLURM, *alone, "--retries", "3", *FAULTS, of_slurm=slurm.environment)
+    run = Run(checkout, *FAULTS, *ON_SLURM, *alone, "--retries", "3", of_slurm=slurm.environment)
     cancelled = set()
     while run.is_running:
         for job, state, _, rule in jobs(slurm):
@@ -194,10 +194,10 @@ def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm
         "assess_novelty:mem_mb=300 if attempt == 1 else 4000",
         "relax_phases:runtime=1 if attempt == 1 else 60",
     )
-    run = Run(checkout, *ON_SLURM, *asked, *MINI, of_slurm=slurm.environment)
+    run = Run(checkout, *MINI, *ON_SLURM, *asked, of_slurm=slurm.environment)
     hanging = until(lambda: next(workers(checkout, "relax_phases"), None), run)
     hanging.suspend()
-    second = Run(checkout, *ON_SLURM, *MINI, of_slurm=slurm.environment).refused()
+    second = Run(checkout, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
     assert "cannot be locked" in second and "no other Snakemake process" in second
     until(lambda: next(workers(checkout, "relax_structures"), None), run)
     node = next(node for _, state, node, rule in jobs(slurm) if rule == "relax_structures" and state == "RUNNING")
@@ -218,7 +218,7 @@ def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm
 
 def test_snakemake_itself_is_killed_and_started_again(slurm, checkout, undisturbed):
     forget(checkout, *AFTER_RELAXATION)
-    words = (*ON_SLURM, *MINI)
+    words = (*MINI, *ON_SLURM)
     run = Run(checkout, *words, of_slurm=slurm.environment)
     until(lambda: next(workers(checkout, "relax_structures"), None), run)
     os.killpg(run.process.pid, signal.SIGKILL)
@@ -244,7 +244,7 @@ def mount(folder: Path, *options: str) -> None:
 def test_a_full_disk_and_a_controller_that_is_away(slurm, checkout, undisturbed):
     forget(checkout, "hull", "tables")
     hull = checkout / "results" / "mini" / "hull" / "sevennet"
-    words = (*ON_SLURM, *MINI)
+    words = (*MINI, *ON_SLURM)
     mount(hull, "-o", "size=4k")
     try:
         run = Run(checkout, *words, "--retries", "0", of_slurm=slurm.environment)
@@ -268,7 +268,7 @@ def test_a_full_disk_and_a_controller_that_is_away(slurm, checkout, undisturbed)
 def test_a_slurm_with_accounting_is_asked_through_sacct_and_wants_an_account(tmp_path):
     cluster = SlurmCluster(tmp_path / "root", accounting=True)
     checkout = prepared(tmp_path / "hullseeker")
-    words = (*ON_SLURM, "results/mini/data/materials.parquet", *TEST, "mini.yaml")
+    words = ("results/mini/data/materials.parquet", *TEST, "mini.yaml", *ON_SLURM)
     try:
         cluster.start()
         refused = Run(checkout, *words, of_slurm=cluster.environment).refused()
@@ -292,7 +292,7 @@ def refused(slurm, checkout):
     def end(*words: str, of_slurm: dict | None = None, folder: Path = checkout) -> str:
         forget_tables = folder / "results" / "mini" / "tables"
         shutil.rmtree(forget_tables, ignore_errors=True)
-        return Run(folder, *ON_SLURM, *words, *MINI, of_slurm=of_slurm or slurm.environment).refused()
+        return Run(folder, *MINI, *ON_SLURM, *words, of_slurm=of_slurm or slurm.environment).refused()
 
     return end
 
@@ -327,6 +327,6 @@ def test_a_results_folder_that_takes_no_file_is_refused(slurm, checkout):
     results = checkout / "results" / "mini"
     mount(results, "-o", "ro")
     try:
-        assert "results/mini takes no file" in Run(checkout, *ON_SLURM, *MINI, of_slurm=slurm.environment).refused()
+        assert "results/mini takes no file" in Run(checkout, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
     finally:
         subprocess.run(["umount", str(results)], check=True)
