@@ -39,7 +39,7 @@ OVERLAYS = {
     # Nothing is trained; two shards.
     "mini": {
         "systems": {"base": {"kind": "language_model", "label": "Base", "stages": []}},
-        "sampling": {"n_samples": 8, "n_shards": 1},
+        "sampling": {"n_samples": 4, "n_shards": 1},
         "relax": {"block_size": 2},
     },
 }
@@ -192,7 +192,7 @@ def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm
     asked = (
         "--set-resources",
         "assess_novelty:mem_mb=300 if attempt == 1 else 4000",
-        "relax_phases:runtime=1 if attempt == 1 else 60",
+        "relax_phases:runtime=2 * attempt",
     )
     run = Run(checkout, *MINI, *ON_SLURM, *asked, of_slurm=slurm.environment)
     hanging = until(lambda: next(workers(checkout, "relax_phases"), None), run)
