@@ -76,7 +76,7 @@ class Run:
 
     def refused(self) -> str:
         """Wait for an end with an error before anything was sent; the last lines."""
-        output = self.ended(120)
+        output = self.ended(300)
         assert self.process.returncode != 0, output[-3000:]
         assert "has been submitted" not in output
         return output[-1500:]

@@ -309,7 +309,7 @@ def test_an_unknown_partition_is_refused_with_those_there_are(refused):
 
 
 def test_a_gpu_that_the_cluster_lacks_is_refused_with_those_it_has(refused):
-    words = refused("--set-resources", "make_table2:gpu=1", "make_table2:gpu_model=a100", "make_table2:runtime=9")
+    words = refused("--set-resources", "make_table1:gpu=1", "make_table1:gpu_model=a100", "make_table1:runtime=9")
     assert "a job wants a GPU 'a100'" in words and "gpu:h100:1" in words
 
 
