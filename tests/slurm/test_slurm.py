@@ -192,24 +192,24 @@ def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm
     """One run: a node goes down under a shard, one job needs more memory than it may have, one hangs past its time."""
     asked = (
         "--set-resources",
-        "assess_novelty:mem_mb=300 if attempt == 1 else 4000",
+        "assess_novelty:mem_mb=300 if attempt < 3 else 4000",
         "relax_phases:runtime=2 * attempt",
     )
     run = Run(checkout, *MINI, *ON_SLURM, *asked, of_slurm=slurm.environment)
-    hanging = until(lambda: next(workers(checkout, "relax_phases"), None), run)
-    hanging.suspend()
-    second = Run(checkout, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
-    assert "cannot be locked" in second and "no other Snakemake process" in second
     until(lambda: next(workers(checkout, "relax_structures"), None), run)
     node = next(node for _, state, node, rule in jobs(slurm) if rule == "relax_structures" and state == "RUNNING")
     slurm.told("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    second = Run(checkout, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
+    assert "cannot be locked" in second and "no other Snakemake process" in second
+    # The competing phases are relaxed later, and on the other node.
+    until(lambda: next(workers(checkout, "relax_phases"), None), run).suspend()
     try:
         run.succeeded()
     finally:
         slurm.told("scontrol", "update", f"nodename={node}", "state=resume")
     told = told_failures(checkout, "mini")
     assert "NODE_FAIL" in told["relax_structures"]
-    assert told["relax_phases"] & {"TIMEOUT", "NODE_FAIL"}
+    assert "TIMEOUT" in told["relax_phases"]
     assert told["assess_novelty"] & {"FAILED", "OUT_OF_MEMORY"}
     memory_logs = [p.read_text() for p in (checkout / "logs/slurm/rule_assess_novelty").rglob("*.log")]
     assert any(re.search("oom|exceeded memory", text, re.IGNORECASE) for text in memory_logs)
