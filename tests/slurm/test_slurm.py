@@ -78,6 +78,15 @@ def checkout(tmp_path_factory):
     return prepared(tmp_path_factory.mktemp("cluster") / "hullseeker")
 
 
+@pytest.fixture(scope="module")
+def small(local, undisturbed, tmp_path_factory):
+    """A checkout with all that a local run of the small experiment has made; tests take away what Slurm makes again."""
+    undisturbed("mini")
+    folder = tmp_path_factory.mktemp("small") / "hullseeker"
+    subprocess.run(["cp", "-a", str(local), str(folder)], check=True)
+    return folder
+
+
 def jobs(slurm: SlurmCluster) -> list[tuple[str, str, str, str]]:
     """The jobs in the queue: id, state, node, and rule."""
     lines = slurm.told("squeue", "-h", "-o", "%i|%T|%N|%k").splitlines()
@@ -188,50 +197,52 @@ def assert_no_partial_parquet(folder: Path) -> None:
             pq.read_table(path)
 
 
-def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm, checkout, undisturbed):
+def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm, small, undisturbed):
     """One run: a node goes down under a shard, one job needs more memory than it may have, one hangs past its time."""
+    forget(small, "relaxed", "hull", "matches", "novelty", "data/phases", "tables")
+    shutil.rmtree(small / "results" / "cache" / "relaxed_phases", ignore_errors=True)
     asked = (
         "--set-resources",
         "assess_novelty:mem_mb=300 if attempt < 3 else 4000",
         "relax_phases:runtime=2 * attempt",
     )
-    run = Run(checkout, *MINI, *ON_SLURM, *asked, of_slurm=slurm.environment)
-    until(lambda: next(workers(checkout, "relax_structures"), None), run)
+    run = Run(small, *MINI, *ON_SLURM, *asked, of_slurm=slurm.environment)
+    until(lambda: next(workers(small, "relax_structures"), None), run)
     node = next(node for _, state, node, rule in jobs(slurm) if rule == "relax_structures" and state == "RUNNING")
     slurm.told("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    second = Run(checkout, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
+    second = Run(small, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
     assert "cannot be locked" in second and "no other Snakemake process" in second
     # The competing phases are relaxed later, and on the other node.
-    until(lambda: next(workers(checkout, "relax_phases"), None), run).suspend()
+    until(lambda: next(workers(small, "relax_phases"), None), run).suspend()
     try:
         run.succeeded()
     finally:
         slurm.told("scontrol", "update", f"nodename={node}", "state=resume")
-    told = told_failures(checkout, "mini")
+    told = told_failures(small, "mini")
     assert "NODE_FAIL" in told["relax_structures"]
     assert "TIMEOUT" in told["relax_phases"]
     assert told["assess_novelty"] & {"FAILED", "OUT_OF_MEMORY"}
-    memory_logs = [p.read_text() for p in (checkout / "logs/slurm/rule_assess_novelty").rglob("*.log")]
+    memory_logs = [p.read_text() for p in (small / "logs/slurm/rule_assess_novelty").rglob("*.log")]
     assert any(re.search("oom|exceeded memory", text, re.IGNORECASE) for text in memory_logs)
-    assert csv_tables(checkout, "mini") == undisturbed("mini")
-    assert_no_table_is_partial(checkout, "mini")
+    assert csv_tables(small, "mini") == undisturbed("mini")
+    assert_no_table_is_partial(small, "mini")
 
 
-def test_snakemake_itself_is_killed_and_started_again(slurm, checkout, undisturbed):
-    forget(checkout, *AFTER_RELAXATION)
+def test_snakemake_itself_is_killed_and_started_again(slurm, small, undisturbed):
+    forget(small, *AFTER_RELAXATION)
     words = (*MINI, *ON_SLURM)
-    run = Run(checkout, *words, of_slurm=slurm.environment)
-    until(lambda: next(workers(checkout, "relax_structures"), None), run)
+    run = Run(small, *words, of_slurm=slurm.environment)
+    until(lambda: next(workers(small, "relax_structures"), None), run)
     os.killpg(run.process.pid, signal.SIGKILL)
     run.ended()
-    assert "--unlock" in Run(checkout, *words, of_slurm=slurm.environment).refused()
-    Run(checkout, *words, "--unlock", of_slurm=slurm.environment).succeeded()
-    again = Run(checkout, *words, of_slurm=slurm.environment).refused()
+    assert "--unlock" in Run(small, *words, of_slurm=slurm.environment).refused()
+    Run(small, *words, "--unlock", of_slurm=slurm.environment).succeeded()
+    again = Run(small, *words, of_slurm=slurm.environment).refused()
     assert "of an earlier Snakemake" in again and "scancel" in again
     until(lambda: not jobs(slurm))
-    output = Run(checkout, *words, of_slurm=slurm.environment).succeeded()
-    assert csv_tables(checkout, "mini") == undisturbed("mini")
-    assert_no_table_is_partial(checkout, "mini")
+    output = Run(small, *words, of_slurm=slurm.environment).succeeded()
+    assert csv_tables(small, "mini") == undisturbed("mini")
+    assert_no_table_is_partial(small, "mini")
     # What the orphaned jobs finished is taken as it is.
     first = len(re.findall(r"^rule relax_structures:", run.output, re.MULTILINE))
     assert first and len(re.findall(r"^rule relax_structures:", output, re.MULTILINE)) == 2 - first
@@ -242,28 +253,28 @@ def mount(folder: Path, *options: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], check=True)
 
 
-def test_a_full_disk_and_a_controller_that_is_away(slurm, checkout, undisturbed):
-    forget(checkout, "hull", "tables")
-    hull = checkout / "results" / "mini" / "hull" / "sevennet"
+def test_a_full_disk_and_a_controller_that_is_away(slurm, small, undisturbed):
+    forget(small, "hull", "tables")
+    hull = small / "results" / "mini" / "hull" / "sevennet"
     words = (*MINI, *ON_SLURM)
     mount(hull, "-o", "size=4k")
     try:
-        run = Run(checkout, *words, "--retries", "0", of_slurm=slurm.environment)
+        run = Run(small, *words, "--retries", "0", of_slurm=slurm.environment)
         output = run.ended()
         assert run.process.returncode != 0 and "Exiting because a job execution failed" in output
-        assert "No space left on device" in (checkout / "logs/mini/compute_hull/sevennet/base.log").read_text()
+        assert "No space left on device" in (small / "logs/mini/compute_hull/sevennet/base.log").read_text()
         assert not list(hull.rglob("*.parquet"))
     finally:
         subprocess.run(["umount", str(hull)], check=True)
-    run = Run(checkout, *words, of_slurm=slurm.environment)
+    run = Run(small, *words, of_slurm=slurm.environment)
     until(lambda: [job for job in jobs(slurm) if job[1] == "RUNNING"], run)
     slurm.stop_controller()
     time.sleep(60)
     assert run.is_running
     slurm.start_controller()
     run.succeeded()
-    assert csv_tables(checkout, "mini") == undisturbed("mini")
-    assert_no_table_is_partial(checkout, "mini")
+    assert csv_tables(small, "mini") == undisturbed("mini")
+    assert_no_table_is_partial(small, "mini")
 
 
 def test_a_slurm_with_accounting_is_asked_through_sacct_and_wants_an_account(tmp_path):
@@ -287,10 +298,10 @@ def test_a_slurm_with_accounting_is_asked_through_sacct_and_wants_an_account(tmp
 
 
 @pytest.fixture
-def refused(slurm, checkout):
+def refused(slurm, small):
     """Start Snakemake with some words and return how it ends before it sends a job."""
 
-    def end(*words: str, of_slurm: dict | None = None, folder: Path = checkout) -> str:
+    def end(*words: str, of_slurm: dict | None = None, folder: Path = small) -> str:
         forget_tables = folder / "results" / "mini" / "tables"
         shutil.rmtree(forget_tables, ignore_errors=True)
         return Run(folder, *MINI, *ON_SLURM, *words, of_slurm=of_slurm or slurm.environment).refused()
@@ -324,10 +335,10 @@ def test_a_checkout_on_a_path_with_a_space_is_refused(refused, tmp_path):
     assert "a folder whose path has a space in it" in refused(folder=folder)
 
 
-def test_a_results_folder_that_takes_no_file_is_refused(slurm, checkout):
-    results = checkout / "results" / "mini"
+def test_a_results_folder_that_takes_no_file_is_refused(slurm, small):
+    results = small / "results" / "mini"
     mount(results, "-o", "ro")
     try:
-        assert "results/mini takes no file" in Run(checkout, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
+        assert "results/mini takes no file" in Run(small, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
     finally:
         subprocess.run(["umount", str(results)], check=True)
