@@ -16,7 +16,7 @@ ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
 endif
 
-.PHONY: help demo test test-uma test-torch-sim test-envs lint format schema training-table envs resources clean
+.PHONY: help demo test test-slurm test-uma test-torch-sim test-envs lint format schema training-table envs rulegraph resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -37,6 +37,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests/unit tests/golden tests/integration --durations=10
+
+# The whole experiment and its faults on a real Slurm on this machine: Debian's packages, as root (docs/reliability.md).
+test-slurm: $(VENV)/installed
+	$(BIN)/python -m pytest tests/slurm --durations=20
 
 # UMA on a tiny random checkpoint, in an environment of its own: fairchem-core brings gigabytes.
 .venv-uma/installed: requirements-uma.lock
@@ -66,14 +70,14 @@ test-envs: $(VENV)/installed .venv-conda/installed
 	$(BIN)/python -m pytest tests/envs --durations=10
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check workflow_scripts tests schemas envs bench
-	$(BIN)/ruff format --check workflow_scripts tests schemas envs bench
+	$(BIN)/ruff check workflow_scripts tests schemas envs bench docs
+	$(BIN)/ruff format --check workflow_scripts tests schemas envs bench docs
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint --configfile experiments/demo.yaml
 
 format: $(VENV)/installed
-	$(BIN)/ruff check --fix workflow_scripts tests schemas envs bench
-	$(BIN)/ruff format workflow_scripts tests schemas envs bench
+	$(BIN)/ruff check --fix workflow_scripts tests schemas envs bench docs
+	$(BIN)/ruff format workflow_scripts tests schemas envs bench docs
 	$(BIN)/snakefmt Snakefile rules
 
 # After a change of the comments in config.yaml.
@@ -87,6 +91,10 @@ training-table: $(VENV)/installed
 # After a change of a lock, or of what a script imports.
 envs: $(VENV)/installed
 	$(BIN)/python envs/pin.py
+
+# After a change of the rules.
+rulegraph: $(VENV)/installed
+	$(BIN)/python docs/draw_rulegraph.py
 
 # Makes the embedded resources again, under results/resources (about three hours on two cores).
 resources: $(VENV)/installed

@@ -22,6 +22,7 @@ from hullseeker.configuration import (
 )
 from hullseeker.cross_check import evaluator_label, evaluators
 from hullseeker.evaluators import env_of, sources_of
+from hullseeker.failed_jobs import write_failed_jobs
 from hullseeker.gguf_source import is_gguf, is_package
 from hullseeker.provenance import (
     files_of,
@@ -200,6 +201,25 @@ onstart:
         raise WorkflowError("\n".join(dict.fromkeys(problems)))
     if asked_before_a_run:
         print("preflight: nothing that this run needs is missing", file=sys.stderr)
+
+
+def tell_failed_jobs():
+    """Keep what became of every job that Slurm saw fail, whether a retry made up for it or not."""
+    table = Path(LOGS) / "failed_jobs.tsv"
+    if n := write_failed_jobs(
+        Path(".snakemake/log").glob("*.log"), config["experiment"], table
+    ):
+        print(
+            f"{n} jobs failed on the way, tried again or not: {table}", file=sys.stderr
+        )
+
+
+onsuccess:
+    tell_failed_jobs()
+
+
+onerror:
+    tell_failed_jobs()
 
 
 def content(path):

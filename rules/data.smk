@@ -28,6 +28,11 @@ else:
 
 if SOURCE == "materials_project":
 
+    # They ask a server: there is a network where Snakemake runs, on the nodes of a cluster often not.
+    localrules:
+        extract_phases,
+        extract_materials,
+
     rule extract_phases:
         output:
             phases=f"{RESULTS}/data/extracted/phases.parquet",

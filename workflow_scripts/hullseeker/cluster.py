@@ -110,7 +110,7 @@ def unwritable(folders: Iterable[str | Path]) -> list[str]:
         there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
         if not os.access(there, os.W_OK | os.X_OK) or _is_read_only(there):
             found.append(
-                f"{there.absolute()} cannot be written to, and {folder} goes there; change its permissions or disk"
+                f"{folder} cannot be written: {there.absolute()} takes no file; change its permissions, or its disk"
             )
     return found
 

@@ -117,7 +117,8 @@ def _explained(words: str, asked: Mapping[str, object], partitions: Mapping[str,
         offers = "; ".join(f"{n} has {', '.join(sorted(p.gpus))}" for n, p in partitions.items() if p.gpus)
         return (
             f"a job wants {kind}, and Slurm has none for it in the partition {name!r} "
-            f"({offers or 'no partition has any'}; it says: {words}): name another partition or model, or set the rule's device to cpu in the config"
+            f"({offers or 'no partition has any'}; it says: {words}): name another partition or model, or set the "
+            "device to cpu in the config"
         )
     gigabytes = int(asked.get("mem_mb") or 0) / 1000
     return f"Slurm refuses a job with {gigabytes:g} GB in the partition {name!r} ({words}): ask for less, or elsewhere"

@@ -1,0 +1,344 @@
+"""experiments/test.yaml through a real Slurm, and what happens there when things die. See docs/reliability.md."""
+
+import contextlib
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from checkouts import Run, assert_no_table_is_partial, clone, csv_tables, environment
+from slurm_cluster import SlurmCluster
+
+LOCAL = ("--profile", "profiles/local", "--cores", "2", "--quiet", "all")
+# Exactly the words of a user; then that these nodes share two cores, and that a test cannot wait as long as a cluster.
+PACE = ("--jobs", "4", "--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
+ON_SLURM = ("--profile", "slurm", *PACE)
+TEST = ("--configfile", "experiments/test.yaml")
+FAULTS = (*TEST, "faults.yaml")
+# What there is to lose in a few jobs: both shards of two rules, groups, and tables.
+MINI = ("results/mini/tables/table1.csv", "results/mini/tables/sun.csv", *TEST, "mini.yaml")
+OVERLAYS = {
+    # Every rule of the experiment, on two systems.
+    "faults": {
+        "systems": {
+            "cdvae": {"kind": "cdvae", "label": "CDVAE"},
+            "sft_rl": {"kind": "language_model", "label": "SFT+RL", "stages": ["sft", "grpo"]},
+        },
+        "sampling": {"n_samples": 4, "n_shards": 1},
+        "relax": {"n_shards": 1},
+        "hull": {"n_shards": 1},
+    },
+    # Nothing is trained; two shards.
+    "mini": {
+        "systems": {"base": {"kind": "language_model", "label": "Base", "stages": []}},
+        "sampling": {"n_samples": 4, "n_shards": 1},
+        "relax": {"block_size": 2},
+    },
+}
+# These are cancelled while they work; the others, which are over in seconds, as soon as they run.
+LONG_RULES = ("train_", "sample_", "relax_", "featurize_", "reconstruct_", "build_reward_reference")
+
+
+def prepared(folder: Path) -> Path:
+    checkout = clone(folder)
+    for name, overlay in OVERLAYS.items():
+        (checkout / f"{name}.yaml").write_text(yaml.safe_dump({"experiment": name, **overlay}))
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A clone in which all is made on this machine, without a cluster; what the others must equal."""
+    return prepared(tmp_path_factory.mktemp("local") / "hullseeker")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local) -> Callable[[str], dict[str, bytes]]:
+    """The tables of an experiment as a local run makes them; it is made once."""
+
+    def tables(experiment: str) -> dict[str, bytes]:
+        if not (local / "results" / experiment).exists():
+            Run(local, *{"test": TEST, "faults": FAULTS, "mini": MINI}[experiment], *LOCAL).succeeded()
+        return csv_tables(local, experiment)
+
+    return tables
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A clean clone that Slurm's jobs run in."""
+    return prepared(tmp_path_factory.mktemp("cluster") / "hullseeker")
+
+
+@pytest.fixture(scope="module")
+def small(local, undisturbed, tmp_path_factory):
+    """A checkout with all that a local run of the small experiment has made; tests take away what Slurm makes again."""
+    undisturbed("mini")
+    folder = tmp_path_factory.mktemp("small") / "hullseeker"
+    subprocess.run(["cp", "-a", str(local), str(folder)], check=True)
+    return folder
+
+
+def jobs(slurm: SlurmCluster) -> list[tuple[str, str, str, str]]:
+    """The jobs in the queue: id, state, node, and rule."""
+    lines = slurm.told("squeue", "-h", "-o", "%i|%T|%N|%k").splitlines()
+    return [(*line.split("|")[:3], re.sub(r"_wildcards_.*", "", line.split("|")[3][5:])) for line in lines]
+
+
+def workers(checkout: Path, rule: str) -> Iterator[psutil.Process]:
+    """The running scripts of a rule in a checkout, once they log."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            script = [word for word in process.cmdline() if f"{checkout}/.snakemake/scripts/" in word]
+            if not script or not script[0].endswith(f".{rule}.py"):
+                continue
+            opened = [file.path.removeprefix(f"{checkout}/logs/") for file in process.open_files()]
+            if any(path.endswith(".log") and not path.startswith(("/", "slurm/")) for path in opened):
+                yield process
+
+
+def until(true: Callable[[], object], run: Run | None = None, at_most_s: float = 900) -> object:
+    """Look often until something holds, and return it; a run that ends meanwhile is a failure."""
+    deadline = time.monotonic() + at_most_s
+    while time.monotonic() < deadline:
+        if found := true():
+            return found
+        assert run is None or run.is_running, run.output[-4000:]
+        time.sleep(0.2)
+    raise AssertionError(f"not within {at_most_s} s; {run.output[-3000:] if run else ''}")
+
+
+def told_failures(checkout: Path, experiment: str) -> dict[str, set[str]]:
+    """The states of the failed jobs of each rule, as the table of failed jobs tells them."""
+    found: dict[str, set[str]] = {}
+    with open(checkout / "logs" / experiment / "failed_jobs.tsv") as handle:
+        for row in csv.DictReader(handle, delimiter="\t"):
+            for rule in row["rules"].split():
+                found.setdefault(rule, set()).add(row["state"])
+    return found
+
+
+def forget(checkout: Path, *folders: str) -> None:
+    for folder in folders:
+        shutil.rmtree(checkout / "results" / "mini" / folder)
+
+
+AFTER_RELAXATION = ("relaxed", "hull", "matches", "tables")
+
+
+def test_the_whole_experiment_equals_a_local_run(slurm, checkout, undisturbed):
+    run = Run(checkout, *TEST, *ON_SLURM, of_slurm=slurm.environment)
+    output = run.succeeded(1500)
+    assert csv_tables(checkout, "test") == undisturbed("test")
+    assert_no_table_is_partial(checkout, "test")
+    submitted = re.findall(r"submitted with SLURM jobid (\d+) \(log: (\S+)\)", output)
+    assert len(submitted) > 40
+    assert all(Path(log).is_file() and Path(log).is_relative_to(checkout / "logs" / "slurm") for _, log in submitted)
+    assert not (checkout / "logs" / "test" / "failed_jobs.tsv").exists()
+    assert "Nothing to be done" in Run(checkout, *TEST, *ON_SLURM, "-n", of_slurm=slurm.environment).succeeded()
+
+
+def test_cancelled_in_every_rule_the_tables_are_the_same(slurm, checkout, undisturbed):
+    # Each rule in a job of its own: a group of the profile would hide its members.
+    alone = ("--groups", "split_materials=alone", "--group-components", "alone=1")
+    planned = Run(checkout, *FAULTS, *ON_SLURM, *alone, "-n", of_slurm=slurm.environment).succeeded()
+    lines = planned.split("Job stats:")[1].split("total")[0].splitlines()[3:]
+    rules = {line.split()[0] for line in lines if line.strip()} - {"all"}
+    run = Run(checkout, *FAULTS, *ON_SLURM, *alone, "--retries", "3", of_slurm=slurm.environment)
+    cancelled = set()
+    while run.is_running:
+        for job, state, _, name in jobs(slurm):
+            rule = name if name in rules else "split_materials"
+            if state != "RUNNING" or rule in cancelled:
+                continue
+            if rule.startswith(LONG_RULES) and not is_at_work(checkout, rule):
+                continue
+            slurm.told("scancel", job)
+            cancelled.add(rule)
+            if (checkout / "results/faults").exists() and len(cancelled) % 5 == 0:
+                assert_no_partial_parquet(checkout / "results/faults")
+        time.sleep(0.2)
+    run.succeeded()
+    assert cancelled == rules
+    told = told_failures(checkout, "faults")
+    assert set(told) == rules and all("CANCELLED" in states for states in told.values())
+    assert csv_tables(checkout, "faults") == undisturbed("faults")
+    assert_no_table_is_partial(checkout, "faults")
+    for log in ("train_sft.log", "train_grpo/sft-grpo.log"):
+        assert "going on from checkpoint" in (checkout / "logs" / "faults" / log).read_text()
+    assert "going on after epoch" in (checkout / "logs" / "faults" / "train_cdvae.log").read_text()
+
+
+def is_at_work(checkout: Path, rule: str) -> bool:
+    """Whether a long job is past its imports; a training, past a checkpoint."""
+    checkpoints = checkout / "results/faults/checkpoints"
+    if rule == "train_cdvae":
+        return (checkpoints / "cdvae/training.safetensors").is_file()
+    if rule in ("train_sft", "train_grpo"):
+        chain = "sft" if rule == "train_sft" else "sft-grpo"
+        return bool(list((checkpoints / chain).glob("checkpoint-*/trainer_state.json")))
+    script = {"featurize_samples": "featurize_structures", "featurize_split": "featurize_structures"}.get(rule, rule)
+    return any(workers(checkout, script))
+
+
+def assert_no_partial_parquet(folder: Path) -> None:
+    import pyarrow.parquet as pq
+
+    for path in folder.rglob("*.parquet"):
+        with contextlib.suppress(FileNotFoundError):  # a shard that was merged since
+            pq.read_table(path)
+
+
+def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm, small, undisturbed):
+    """One run: a node goes down under a shard, one job needs more memory than it may have, one hangs past its time."""
+    forget(small, "relaxed", "hull", "matches", "novelty", "data/phases", "tables")
+    shutil.rmtree(small / "results" / "cache" / "relaxed_phases", ignore_errors=True)
+    asked = (
+        "--set-resources",
+        "assess_novelty:mem_mb=300 if attempt < 3 else 4000",
+        "relax_phases:runtime=2 * attempt",
+    )
+    run = Run(small, *MINI, *ON_SLURM, *asked, of_slurm=slurm.environment)
+    until(lambda: next(workers(small, "relax_structures"), None), run)
+    node = next(node for _, state, node, rule in jobs(slurm) if rule == "relax_structures" and state == "RUNNING")
+    slurm.told("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    second = Run(small, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
+    assert "cannot be locked" in second and "no other Snakemake process" in second
+    # The competing phases are relaxed later, and on the other node.
+    until(lambda: next(workers(small, "relax_phases"), None), run).suspend()
+    try:
+        run.succeeded()
+    finally:
+        slurm.told("scontrol", "update", f"nodename={node}", "state=resume")
+    told = told_failures(small, "mini")
+    assert "NODE_FAIL" in told["relax_structures"]
+    assert "TIMEOUT" in told["relax_phases"]
+    assert told["assess_novelty"] & {"FAILED", "OUT_OF_MEMORY"}
+    memory_logs = [p.read_text() for p in (small / "logs/slurm/rule_assess_novelty").rglob("*.log")]
+    assert any(re.search("oom|exceeded memory", text, re.IGNORECASE) for text in memory_logs)
+    assert csv_tables(small, "mini") == undisturbed("mini")
+    assert_no_table_is_partial(small, "mini")
+
+
+def test_snakemake_itself_is_killed_and_started_again(slurm, small, undisturbed):
+    forget(small, *AFTER_RELAXATION)
+    words = (*MINI, *ON_SLURM)
+    run = Run(small, *words, of_slurm=slurm.environment)
+    until(lambda: next(workers(small, "relax_structures"), None), run)
+    os.killpg(run.process.pid, signal.SIGKILL)
+    run.ended()
+    assert "--unlock" in Run(small, *words, of_slurm=slurm.environment).refused()
+    Run(small, *words, "--unlock", of_slurm=slurm.environment).succeeded()
+    again = Run(small, *words, of_slurm=slurm.environment).refused()
+    assert "of an earlier Snakemake" in again and "scancel" in again
+    until(lambda: not jobs(slurm))
+    output = Run(small, *words, of_slurm=slurm.environment).succeeded()
+    assert csv_tables(small, "mini") == undisturbed("mini")
+    assert_no_table_is_partial(small, "mini")
+    # What the orphaned jobs finished is taken as it is.
+    first = len(re.findall(r"^rule relax_structures:", run.output, re.MULTILINE))
+    assert first and len(re.findall(r"^rule relax_structures:", output, re.MULTILINE)) == 2 - first
+
+
+def mount(folder: Path, *options: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], check=True)
+
+
+def test_a_full_disk_and_a_controller_that_is_away(slurm, small, undisturbed):
+    forget(small, "hull", "tables")
+    hull = small / "results" / "mini" / "hull" / "sevennet"
+    words = (*MINI, *ON_SLURM)
+    mount(hull, "-o", "size=4k")
+    try:
+        run = Run(small, *words, "--retries", "0", of_slurm=slurm.environment)
+        output = run.ended()
+        assert run.process.returncode != 0 and "Exiting because a job execution failed" in output
+        assert "No space left on device" in (small / "logs/mini/compute_hull/sevennet/base.log").read_text()
+        assert not list(hull.rglob("*.parquet"))
+    finally:
+        subprocess.run(["umount", str(hull)], check=True)
+    run = Run(small, *words, of_slurm=slurm.environment)
+    until(lambda: [job for job in jobs(slurm) if job[1] == "RUNNING"], run)
+    slurm.stop_controller()
+    time.sleep(60)
+    assert run.is_running
+    slurm.start_controller()
+    run.succeeded()
+    assert csv_tables(small, "mini") == undisturbed("mini")
+    assert_no_table_is_partial(small, "mini")
+
+
+def test_a_slurm_with_accounting_is_asked_through_sacct_and_wants_an_account(tmp_path):
+    cluster = SlurmCluster(tmp_path / "root", accounting=True)
+    checkout = prepared(tmp_path / "hullseeker")
+    words = ("results/mini/data/materials.parquet", *TEST, "mini.yaml", *ON_SLURM)
+    try:
+        cluster.start()
+        refused = Run(checkout, *words, of_slurm=cluster.environment).refused()
+        assert "this cluster wants an account, and root has none by default" in refused
+        cluster.let_root_use("materials")
+        Run(checkout, *words, of_slurm=cluster.environment).succeeded(300)
+        told = cluster.told("sacct", "-X", "-n", "-o", "state").split()
+        assert told and set(told) == {"COMPLETED"}
+        asked = ("python", "-c", "from hullseeker.cluster import status_command; print(status_command())")
+        environ = environment(cluster.environment) | {"PYTHONPATH": "workflow_scripts"}
+        done = subprocess.run(asked, cwd=checkout, env=environ, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "sacct"
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def refused(slurm, small):
+    """Start Snakemake with some words and return how it ends before it sends a job."""
+
+    def end(*words: str, of_slurm: dict | None = None, folder: Path = small) -> str:
+        forget_tables = folder / "results" / "mini" / "tables"
+        shutil.rmtree(forget_tables, ignore_errors=True)
+        return Run(folder, *MINI, *ON_SLURM, *words, of_slurm=of_slurm or slurm.environment).refused()
+
+    return end
+
+
+def test_without_sbatch_it_is_said_where_to_run(slurm, refused, tmp_path):
+    for name in ("bash", "sh", "env", "git", "which", "uname"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    assert "sbatch, which is not on the path" in refused(of_slurm=slurm.environment | {"PATH": str(tmp_path)})
+
+
+def test_an_unknown_partition_is_refused_with_those_there_are(refused):
+    words = refused("--default-resources", "slurm_partition=nowhere", "mem_mb=1000", "runtime=10")
+    assert "no partition 'nowhere': name one of cpu, gpu, plain" in words
+
+
+def test_a_gpu_that_the_cluster_lacks_is_refused_with_those_it_has(refused):
+    words = refused("--set-resources", "make_table1:gpu=1", "make_table1:gpu_model=a100", "make_table1:runtime=9")
+    assert "a job wants a GPU 'a100'" in words and "gpu:h100:1" in words
+
+
+def test_a_job_longer_than_its_partition_allows_is_refused(refused):
+    words = refused("--default-resources", "slurm_partition=plain", "mem_mb=1000", "runtime=10")
+    assert "and the partition 'plain' ends jobs after 30" in words
+
+
+def test_a_checkout_on_a_path_with_a_space_is_refused(refused, tmp_path):
+    folder = prepared(tmp_path / "a checkout")
+    assert "a folder whose path has a space in it" in refused(folder=folder)
+
+
+def test_a_results_folder_that_takes_no_file_is_refused(slurm, small):
+    results = small / "results" / "mini"
+    mount(results, "-o", "ro")
+    try:
+        assert "results/mini takes no file" in Run(small, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
+    finally:
+        subprocess.run(["umount", str(results)], check=True)

@@ -1,0 +1,47 @@
+"""Which jobs Slurm saw fail, of all runs of an experiment, from what Snakemake has logged.
+
+Needs: the standard library. A rule's own log is that of its last try; this table is what remains of the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+COLUMNS = ("time", "slurm_job", "state", "rules", "logs")
+_TIME = re.compile(r"\[(\w{3} \w{3} +\d+ [\d:]+ \d{4})\]$")
+_RULE = re.compile(r"(?:Error in |\s{8})rule (\w+):$")
+_FAILED = re.compile(r"\s+message: SLURM-job '(\d+)' failed.*?SLURM status is: '(\w+)", re.DOTALL)
+_LOGS = re.compile(r"\s{4}log: (.*) \(check log")
+
+
+def failed_jobs(log: str, experiment: str) -> list[dict[str, str]]:
+    """Return a row per failed Slurm job of an experiment in the text of a Snakemake log, in order."""
+    rows = []
+    for block in re.split(r"\n(?=\[\w{3} \w{3} +\d+ [\d:]+ \d{4}\]\n)", log):
+        failed = _FAILED.search(block)
+        if not failed or f"results/{experiment}/" not in block:
+            continue
+        lines = block.splitlines()
+        time = _TIME.match(lines[0])
+        rules = dict.fromkeys(found[1] for line in lines if (found := _RULE.match(line)))
+        logs = [found[1] for line in lines if (found := _LOGS.match(line))]
+        row = (time[1] if time else "", failed[1], failed[2], " ".join(rules), " ".join(logs).replace(",", ""))
+        rows.append(dict(zip(COLUMNS, row, strict=True)))
+    return rows
+
+
+def write_failed_jobs(logs: Iterable[Path], experiment: str, path: Path) -> int:
+    """Write the table of all these logs, oldest first, where any job failed; return how many did."""
+    rows = [row for log in sorted(logs) for row in failed_jobs(log.read_text(errors="replace"), experiment)]
+    if rows:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"{path.name}.part")
+        with open(beside, "w", newline="") as handle:
+            writer = csv.DictWriter(handle, COLUMNS, delimiter="\t", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        beside.replace(path)
+    return len(rows)
