@@ -35,12 +35,12 @@ def environment(of_slurm: dict[str, str] | None = None) -> dict[str, str]:
 class Run:
     """A Snakemake in a checkout, its output in a file beside it."""
 
-    n_runs = 0
+    all: list["Run"] = []
 
     def __init__(self, checkout: Path, *words: str, of_slurm: dict[str, str] | None = None):
-        Run.n_runs += 1
+        Run.all.append(self)
         self.checkout = checkout
-        self.file = checkout.parent / f"{checkout.name}-{Run.n_runs}.log"
+        self.file = checkout.parent / f"{checkout.name}-{len(Run.all)}.log"
         self.started = time.monotonic()
         with open(self.file, "w") as output:
             self.process = subprocess.Popen(

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from checkouts import Run
 from slurm_cluster import SlurmCluster
 
 
@@ -15,4 +16,6 @@ def slurm(tmp_path_factory):
         cluster.start()
         yield cluster
     finally:
+        for run in Run.all:
+            run.process.kill()
         cluster.stop()
