@@ -156,7 +156,7 @@ def test_settings_for_four_gpus_are_accepted(config):
 
 def test_an_environment_of_its_own_for_vllm_and_deepspeed(config):
     grpo = config["grpo"]
-    assert training_env(config["sft"]) == training_env(grpo) == "hullseeker.yaml"
+    assert training_env(config["sft"]) == training_env(grpo) == "language_model.yaml"
     assert training_env(grpo | {"rollouts": {"engine": "vllm_server"}}) == "vllm.yaml"
     deepspeed = {"accelerate": "resources/accelerate/deepspeed_zero3.yaml"}
     assert training_env(grpo | deepspeed) == "hullseeker.yaml"
