@@ -68,7 +68,15 @@ def missing_before_a_run(in_own_env):
 
 
 def requests_of_experiment():
-    """What the rules ask of a cluster at their first attempt."""
+    """What the rules ask of a cluster at their first attempt; of the trainings by GRPO, the one with most processes."""
+    largest = max(
+        HULLS_OF_REWARD,
+        key=lambda chain: threads_of_training(GRPO_SETTINGS[chain]),
+        default="",
+    )
+    wildcards = Wildcards(fromdict={"stages": largest})
     return {
-        found.name: found.expand_resources({}, [], 1) for found in rules_of_experiment()
+        found.name: found.expand_resources(wildcards, [], 1)
+        for found in rules_of_experiment()
+        if largest or found.name != "train_grpo"
     }
