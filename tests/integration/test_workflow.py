@@ -202,7 +202,7 @@ def test_the_comparison_has_the_numbers_of_the_other_tables(checkout):
 
 def test_replicates_are_trained_from_start_to_end(checkout):
     """Each replicate of a system starts from its own replicate of the stage before."""
-    jobs = run(checkout, "-n", "--config", "replicates=2", "--", "results/test/curves/sft-grpo.2.parquet")
+    jobs = run(checkout, "results/test/curves/sft-grpo.2.parquet", "-n", "--config", "replicates=2")
     assert "models/sft.2" in jobs
     assert jobs.count("rule train_sft:") == 1
     assert jobs.count("rule train_grpo:") == 1
@@ -282,6 +282,7 @@ def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout, tmp_path):
         "render_table1",
         "render_sun",
         "render_audit",
+        *("make_comparison", "render_comparison", "plot_comparison"),
         "all",
     }
 
@@ -412,6 +413,7 @@ def test_from_files_of_others_to_both_tables(checkout):
             "max_e_above_hull_ev_per_atom": None,
             "citation": "nobody, 2026",
         },
+        "comparison": {"baseline": None},
         "systems": {
             "base": {"kind": "language_model", "label": "Base", "stages": []},
             "mine": {"kind": "samples", "label": "Mine", "path": "files/samples.csv"},
@@ -566,6 +568,7 @@ def test_from_the_materials_project_to_table1_on_its_hull(checkout, monkeypatch)
             },
             "hull": {"reference": "mp"},
             "systems": {"base": {"kind": "language_model", "label": "Base", "stages": []}},
+            "comparison": {"baseline": None},
             "sampling": {"n_samples": 4, "n_shards": 1},
         }
         (checkout / "database.yaml").write_text(yaml.safe_dump(overlay))
