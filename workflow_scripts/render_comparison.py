@@ -32,7 +32,7 @@ def with_interval(row: Mapping, name: str, decimals: int, sign: str = "") -> tup
     if pd.isna(row[name]):
         return number(None, decimals), ""
     value, low, high = (f"{row[n]:{sign}.{decimals}f}" for n in (name, f"{name}_ci_low", f"{name}_ci_high"))
-    return value, f"[{low}, {high}]".replace("-", "−")
+    return value.replace("-", "−"), f"[{low}, {high}]".replace("-", "−")
 
 
 def columns_of(frame: pd.DataFrame, baseline: str) -> list[Column]:

@@ -92,5 +92,5 @@ def test_printed_lines():
     assert columns["Is a crystal, of all (%)"][0][0] == "37.5"
     assert columns["by seed"][0][0] == "25.0, 50.0"
     assert columns["less SFT's"][0] == ("", "")
-    assert columns["less SFT's"][1][0] == "-37.5"
+    assert columns["less SFT's"][1][0] == "−37.5"
     assert columns["by SFT's"][1][0] == "0.00"
