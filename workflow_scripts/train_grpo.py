@@ -143,7 +143,7 @@ def grpo_arguments(settings: dict, base: dict, output_dir: str, seed: int) -> GR
         epsilon=settings["clip_epsilon"],
         beta=settings["kl_weight"],
         learning_rate=settings["learning_rate"],
-        lr_scheduler_type="constant",
+        lr_scheduler_type=settings["learning_rate_schedule"],
         temperature=settings["temperature"],
         max_completion_length=settings["max_new_tokens"],
         bf16=settings["autocast_bf16"],
