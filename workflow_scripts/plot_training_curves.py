@@ -50,6 +50,7 @@ PANELS = (
     Panel("grpo", "term_ensemble_mean", "ensemble (0 to 1)"),
     Panel("grpo", "term_relaxed_match_mean", "relaxed_match (0 to 1)"),
     Panel("grpo", "term_known_match_mean", "known_match (0 to 1)"),
+    Panel("grpo", "term_low_symmetry_mean", "low_symmetry (0 to 1)"),
     Panel("grpo", "term_validity_mean", "validity (0 to 1)"),
     Panel("grpo", "term_diversity_mean", "diversity (0 to 1)"),
     Panel("grpo", "term_novelty_mean", "novelty (0 to 1)"),
