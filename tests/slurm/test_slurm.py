@@ -26,10 +26,11 @@ FAULTS = (*TEST, "faults.yaml")
 # What there is to lose in a few jobs: both shards of two rules, groups, and tables.
 MINI = ("results/mini/tables/table1.csv", "results/mini/tables/sun.csv", *TEST, "mini.yaml")
 OVERLAYS = {
-    # Every rule of the experiment, on two systems.
+    # Every rule of the experiment, on fewer systems.
     "faults": {
         "systems": {
             "cdvae": {"kind": "cdvae", "label": "CDVAE"},
+            "sft": {"kind": "language_model", "label": "SFT", "stages": ["sft"]},
             "sft_rl": {"kind": "language_model", "label": "SFT+RL", "stages": ["sft", "grpo"]},
         },
         "sampling": {"n_samples": 4, "n_shards": 1},
@@ -39,6 +40,7 @@ OVERLAYS = {
     # Nothing is trained; two shards.
     "mini": {
         "systems": {"base": {"kind": "language_model", "label": "Base", "stages": []}},
+        "comparison": {"baseline": None},
         "sampling": {"n_samples": 4, "n_shards": 1},
         "relax": {"block_size": 2},
     },

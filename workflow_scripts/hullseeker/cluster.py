@@ -15,7 +15,8 @@ from pathlib import Path
 # Snakemake looks for a job every three minutes at the least; one that Slurm forgets sooner would never be seen to end.
 LONGEST_POLL_S = 180
 _TIME_LIMIT_S = 60
-_RESOURCES_OF_GPU = ("gpu", "gpu_model", "slurm_partition", "cpus_per_task")
+# A model that a GPU is for needs more memory than one for a CPU: what is tried there has the default of other rules.
+_RESOURCES_OF_GPU = ("gpu", "gpu_model", "slurm_partition", "cpus_per_task", "mem_mb")
 
 
 def asks(gigabytes: float, minutes: int) -> dict[str, str]:
@@ -32,7 +33,7 @@ def asks_gpu(
 
 
 def without_gpus(asked: Mapping[str, Mapping[str, object]], rules: Collection[str]) -> dict[str, Mapping[str, object]]:
-    """Return what rules ask for, these ones on CPUs: one of them, in the default partition, and no GPU."""
+    """Return what rules ask for, these ones on CPUs: one, the default partition and memory, and no GPU."""
     return {
         rule: (
             type(of_rule)({name: value for name, value in of_rule.items() if name not in _RESOURCES_OF_GPU})
