@@ -64,12 +64,20 @@ def local(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(local) -> Callable[[str], dict[str, bytes]]:
-    """The tables of an experiment as a local run makes them; it is made once."""
+    """The tables of an experiment as a local run makes them; it is made once, `begin` has it go on beside a test."""
+    runs: dict[str, Run] = {}
+
+    def begin(experiment: str) -> None:
+        if experiment not in runs:
+            words = {"test": TEST, "faults": FAULTS, "mini": MINI}[experiment]
+            runs[experiment] = Run(local, *words, *LOCAL)
 
     def tables(experiment: str) -> dict[str, bytes]:
-        if not (local / "results" / experiment).exists():
-            Run(local, *{"test": TEST, "faults": FAULTS, "mini": MINI}[experiment], *LOCAL).succeeded()
+        begin(experiment)
+        runs[experiment].succeeded()
         return csv_tables(local, experiment)
+
+    tables.begin = begin
 
     return tables
 
@@ -137,8 +145,8 @@ AFTER_RELAXATION = ("relaxed", "hull", "matches", "tables")
 
 
 def test_the_whole_experiment_equals_a_local_run(slurm, checkout, undisturbed):
-    run = Run(checkout, *TEST, *ON_SLURM, of_slurm=slurm.environment)
-    output = run.succeeded(1500)
+    undisturbed.begin("test")
+    output = Run(checkout, *TEST, *ON_SLURM, of_slurm=slurm.environment).succeeded(2400)
     assert csv_tables(checkout, "test") == undisturbed("test")
     assert_no_table_is_partial(checkout, "test")
     submitted = re.findall(r"submitted with SLURM jobid (\d+) \(log: (\S+)\)", output)
@@ -154,6 +162,7 @@ def test_cancelled_in_every_rule_the_tables_are_the_same(slurm, checkout, undist
     planned = Run(checkout, *FAULTS, *ON_SLURM, *alone, "-n", of_slurm=slurm.environment).succeeded()
     lines = planned.split("Job stats:")[1].split("total")[0].splitlines()[3:]
     rules = {line.split()[0] for line in lines if line.strip()} - {"all"}
+    undisturbed.begin("faults")
     run = Run(checkout, *FAULTS, *ON_SLURM, *alone, "--retries", "3", of_slurm=slurm.environment)
     cancelled = set()
     while run.is_running:
@@ -199,35 +208,92 @@ def assert_no_partial_parquet(folder: Path) -> None:
             pq.read_table(path)
 
 
+def frozen_workers(checkout: Path, rule: str, n: int, run: Run) -> list[psutil.Process]:
+    """The scripts of a rule's n jobs, each stopped as soon as it is at work."""
+    found: dict[int, psutil.Process] = {}
+
+    def all_found() -> bool:
+        for process in workers(checkout, rule):
+            process.suspend()
+            found[process.pid] = process
+        return len(found) == n
+
+    until(all_found, run)
+    return list(found.values())
+
+
+def job_of(process: psutil.Process) -> str:
+    return process.environ()["SLURM_JOB_ID"]
+
+
+def wrappers_of(process: psutil.Process) -> list[psutil.Process]:
+    """The Snakemakes of a script's job, which look after what it has written."""
+    found = []
+    for other in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if other.cmdline()[1:3] == ["-m", "snakemake"] and other.environ().get("SLURM_JOB_ID") == job_of(process):
+                found.append(other)
+    assert len(found) == 2
+    return found
+
+
+def shard_of(process: psutil.Process, checkout: Path) -> Path:
+    """The shard that a script of relax_structures writes."""
+    (log,) = [Path(file.path) for file in process.open_files() if "/logs/mini/relax_structures/" in file.path]
+    evaluator, (system, _, shard) = log.parent.name, log.stem.rpartition("-")
+    return checkout / "results/mini/relaxed" / evaluator / "shards" / system / f"{shard}.parquet"
+
+
 def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm, small, undisturbed):
-    """One run: a node goes down under a shard, one job needs more memory than it may have, one hangs past its time."""
+    """One run: a node is lost under two shards, one job needs more memory than it may have, one hangs past its time.
+
+    What runs on the node is told nothing, as where its network is gone: it lives on beside its retries.
+    """
     forget(small, "relaxed", "hull", "matches", "novelty", "data/phases", "tables")
     shutil.rmtree(small / "results" / "cache" / "relaxed_phases", ignore_errors=True)
     asked = (
         "--set-resources",
         "assess_novelty:mem_mb=300 if attempt < 3 else 4000",
-        "relax_phases:runtime=2 * attempt",
+        "relax_phases:runtime=attempt",
     )
     run = Run(small, *MINI, *ON_SLURM, *asked, of_slurm=slurm.environment)
-    until(lambda: next(workers(small, "relax_structures"), None), run)
-    node = next(node for _, state, node, rule in jobs(slurm) if rule == "relax_structures" and state == "RUNNING")
+    lost = frozen_workers(small, "relax_structures", 2, run)
+    wrappers = [wrappers_of(process) for process in lost]
+    nodes = {job: node for job, _, node, _ in jobs(slurm)}
+    (node,) = {nodes[job_of(process)] for process in lost}
+    shards = [shard_of(process, small) for process in lost]
+    merged = small / "results/mini/relaxed/sevennet/base.parquet"
+    slurm.stop_node(node)
     slurm.told("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    second = Run(small, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
-    assert "cannot be locked" in second and "no other Snakemake process" in second
-    # The competing phases are relaxed later, and on the other node.
-    until(lambda: next(workers(small, "relax_phases"), None), run).suspend()
     try:
+        second = Run(small, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
+        assert "cannot be locked" in second and "no other Snakemake process" in second
+        # When its retry has written, one lost job fails, and the other writes once more.
+        for process, around, shard, end in zip(lost, wrappers, shards, ("kill", "resume"), strict=True):
+            until(lambda shard=shard: shard.exists() or merged.exists(), run)
+            getattr(process, end)()
+            psutil.wait_procs(around, 300)
+            assert not any(wrapper.is_running() for wrapper in around)
+            assert shard.exists() or merged.exists()
+        hanging = until(lambda: next((p for p in workers(small, "relax_phases") if is_running(slurm, p)), None), run)
+        hanging.suspend()
         run.succeeded()
     finally:
+        slurm.start_node(node)
         slurm.told("scontrol", "update", f"nodename={node}", "state=resume")
     told = told_failures(small, "mini")
-    assert "NODE_FAIL" in told["relax_structures"]
+    assert "NODE_FAIL" in told["relax_structures"] and "merge_relaxed" not in told
     assert "TIMEOUT" in told["relax_phases"]
     assert told["assess_novelty"] & {"FAILED", "OUT_OF_MEMORY"}
     memory_logs = [p.read_text() for p in (small / "logs/slurm/rule_assess_novelty").rglob("*.log")]
     assert any(re.search("oom|exceeded memory", text, re.IGNORECASE) for text in memory_logs)
     assert csv_tables(small, "mini") == undisturbed("mini")
     assert_no_table_is_partial(small, "mini")
+
+
+def is_running(slurm: SlurmCluster, process: psutil.Process) -> bool:
+    """Whether Slurm counts on this process: it is none of a lost node."""
+    return (job_of(process), "RUNNING") in {(job, state) for job, state, _, _ in jobs(slurm)}
 
 
 def test_snakemake_itself_is_killed_and_started_again(slurm, small, undisturbed):
