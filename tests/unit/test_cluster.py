@@ -147,6 +147,25 @@ Error in rule make_table1:
     message: SLURM-job '12' failed, SLURM status is: 'TIMEOUT'. For further error details see the log
     output: results/other/tables/table1.csv
 """
+GROUP = """
+[Tue Nov 24 18:18:18 2026]
+    message: Error in group tables
+    log: /x/logs/slurm/group_tables_make_sun_make_table1/12.log (check log file(s) for error details)
+    jobs:
+        rule make_sun:
+            jobid: 7
+            output: results/test/tables/sun.csv
+            log: logs/test/make_sun.log (check log file(s) for error details)
+        rule make_table1:
+            jobid: 8
+            output: results/test/tables/table1.csv
+Logfile /x/logs/slurm/group_tables_make_sun_make_table1/12.log:
+slurmstepd-n1: error: *** JOB 12 ON n1 {words} ***
+    [Tue Nov 24 18:18:18 2026]
+    Error in rule make_sun:
+        message: None
+Trying to restart job e3352dc7.
+"""
 
 
 def test_failed_jobs_of_an_experiment_are_tabled(tmp_path):
@@ -159,6 +178,18 @@ def test_failed_jobs_of_an_experiment_are_tabled(tmp_path):
     assert table.read_text().splitlines()[1].startswith("Tue Nov 24 14:46:06 2026\t11\tCANCELLED\tsplit_materials\t")
     assert write_failed_jobs([tmp_path / "a.log"], "none", tmp_path / "none.tsv") == 0
     assert not (tmp_path / "none.tsv").exists()
+
+
+def test_of_a_failed_group_the_log_tells_the_state():
+    for words, state in {
+        "CANCELLED AT 2026-11-24T18:18:16": "CANCELLED",
+        "CANCELLED AT 2026-11-24T18:18:16 DUE TO TIME LIMIT": "TIMEOUT",
+        "StepId=12.0 exceeded memory limit (9 > 8), being killed": "OUT_OF_MEMORY",
+        "": "FAILED",
+    }.items():
+        (row,) = failed_jobs(GROUP.format(words=words), "test")
+        assert (row["slurm_job"], row["state"], row["rules"]) == ("12", state, "make_sun make_table1")
+        assert row["logs"] == "/x/logs/slurm/group_tables_make_sun_make_table1/12.log"
 
 
 def test_the_profile_names_rules_that_exist_and_gpu_rules_of_the_config():
