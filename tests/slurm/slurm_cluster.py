@@ -167,6 +167,8 @@ class SlurmCluster:
         self.wait(lambda: self._try("sacctmgr", "-n", "list", "cluster"), 60)
         self._run("sacctmgr", "-i", "add", "cluster", "test")
         self._run("sacctmgr", "-i", "add", "account", "materials", "Cluster=test")
+        # A new cluster gives root an account; users have none until they are given one.
+        self._run("sacctmgr", "-i", "delete", "user", "root", "account=root")
 
     def let_root_use(self, account: str) -> None:
         """Make root a user of an account, without which a Slurm that enforces associations takes no job."""

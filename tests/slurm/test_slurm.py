@@ -165,7 +165,8 @@ def test_cancelled_in_every_rule_the_tables_are_the_same(slurm, checkout, undist
     undisturbed.begin("faults")
     run = Run(checkout, *FAULTS, *ON_SLURM, *alone, "--retries", "3", of_slurm=slurm.environment)
     cancelled = set()
-    while run.is_running:
+    deadline = time.monotonic() + 2400
+    while run.is_running and time.monotonic() < deadline:
         for job, state, _, name in jobs(slurm):
             rule = name if name in rules else "split_materials"
             if state != "RUNNING" or rule in cancelled:
@@ -354,9 +355,13 @@ def test_a_slurm_with_accounting_is_asked_through_sacct_and_wants_an_account(tmp
         refused = Run(checkout, *words, of_slurm=cluster.environment).refused()
         assert "this cluster wants an account, and root has none by default" in refused
         cluster.let_root_use("materials")
-        Run(checkout, *words, of_slurm=cluster.environment).succeeded(300)
-        told = cluster.told("sacct", "-X", "-n", "-o", "state").split()
-        assert told and set(told) == {"COMPLETED"}
+        run = Run(checkout, *words, of_slurm=cluster.environment)
+        first = until(lambda: next((job for job, state, *_ in jobs(cluster) if state == "RUNNING"), None), run)
+        cluster.told("scancel", first)
+        run.succeeded()
+        told = cluster.told("sacct", "-X", "-n", "-P", "-o", "state").splitlines()
+        assert told == ["CANCELLED by 0", "COMPLETED", "COMPLETED"]
+        assert told_failures(checkout, "mini") == {"split_materials": {"CANCELLED"}}
         asked = ("python", "-c", "from hullseeker.cluster import status_command; print(status_command())")
         environ = environment(cluster.environment) | {"PYTHONPATH": "workflow_scripts"}
         done = subprocess.run(asked, cwd=checkout, env=environ, capture_output=True, text=True, check=True)
