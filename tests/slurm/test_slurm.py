@@ -269,8 +269,9 @@ def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm
     slurm.told("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def retry_of_the_second() -> psutil.Process | None:
-        found = (process for process in workers(small, "relax_structures") if is_running(slurm, process))
-        return next((process for process in found if shard_of(process, small) == shards[1]), None)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = (process for process in workers(small, "relax_structures") if is_running(slurm, process))
+            return next((process for process in found if shard_of(process, small) == shards[1]), None)
 
     try:
         until(retry_of_the_second, run).suspend()

@@ -1,5 +1,6 @@
 """What the Slurm profile asks for, and what is said before anything is queued; Slurm's commands are stand-ins here."""
 
+import asyncio
 import stat
 import subprocess
 import sys
@@ -107,6 +108,20 @@ def test_states_are_asked_of_a_database_where_there_is_one(commands):
     commands("scontrol", "AccountingStorageType   = (null)\nMinJobAge  = 60 sec")
     (words,) = cluster.missing_status()
     assert "60 s after their end" in words and "MinJobAge=300" in words
+
+
+def test_a_cancelled_job_is_cancelled_whoever_did_it():
+    from types import SimpleNamespace
+
+    answers = iter([({"7": "CANCELLED by 0", "8": "RUNNING", "9": ""}, 0.1), (None, None), ({}, 0.2)])
+
+    async def ask(_command, _logger):
+        return next(answers)
+
+    plugin = SimpleNamespace(query_job_status=ask)
+    cluster.take_first_words_of_states(plugin)
+    told = [asyncio.run(plugin.query_job_status("sacct", None)) for _ in range(3)]
+    assert told == [({"7": "CANCELLED", "8": "RUNNING", "9": ""}, 0.1), (None, None), ({}, 0.2)]
 
 
 def test_jobs_of_an_earlier_run_in_this_folder_alone_are_told(commands):
