@@ -11,6 +11,7 @@ from hullseeker.cluster import (
     missing_commands,
     missing_status,
     spaces_in_the_way,
+    take_first_words_of_states,
     unwritable,
     without_gpus,
 )
@@ -192,6 +193,7 @@ onstart:
         type(workflow.executor_settings).__module__
         == "snakemake_executor_plugin_slurm"
     ):
+        take_first_words_of_states(sys.modules["snakemake_executor_plugin_slurm"])
         problems += missing_commands() or [
             *jobs_of_an_earlier_run(Path.cwd()),
             *missing_status(),

@@ -95,6 +95,9 @@ for table in TABLES:
             ),
         log:
             f"{LOGS}/render_tables/{table}.log",
+        # What further evaluators are called, no profile can know.
+        group:
+            "tables" if table in TABLES_PER_CROSS_CHECK else None
         conda:
             "../envs/hullseeker.yaml"
         params:

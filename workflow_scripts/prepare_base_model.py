@@ -16,6 +16,7 @@ from hullseeker.gguf_source import find_gguf
 from hullseeker.language_model import load_language_model
 from hullseeker.logs import logging_to
 from hullseeker.provenance import describe_run, sha256_of_file
+from hullseeker.tables import replacing_folder
 
 # Beside the model: where it came from.
 ORIGIN = "origin.json"
@@ -31,22 +32,23 @@ def texts_to_survive() -> list[str]:
 def main(snakemake) -> None:
     started = time.perf_counter()
     torch.set_num_threads(snakemake.threads)
-    params, target = snakemake.params, Path(snakemake.output.model)
+    params = snakemake.params
     if not sys.stderr.isatty():
         disable_progress_bar()
     with logging_to(snakemake.log[0], "prepare_base_model") as log:
         file = find_gguf(params.source, params.cache_dir, params.sha256)
         about = describe_gguf(file)
         log.info("%s: %s", file.name, ", ".join(f"{key} {value}" for key, value in about.items()))
-        convert_gguf(file, target, params.dtype, about["pre_tokenizer"])
-        model, tokenizer = load_language_model(target, "cpu", params.dtype)
-        prompt = make_prompt(Path(snakemake.input.prompt).read_text(), "NaCl")
-        losses = check_model(model, tokenizer, prompt, texts_to_survive())
-        if losses["loss"] > BAD_SHARE_OF_CHANCE * losses["chance"]:
-            log.warning("it predicts the prompt's text hardly better than chance: is this the right file?")
-        origin = {"source": params.source, "file": file.name, "sha256": sha256_of_file(file), **about, **losses}
-        origin |= {"gguf_version": metadata.version("gguf"), **describe_run({"dtype": params.dtype})}
-        (target / ORIGIN).write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n")
+        with replacing_folder(snakemake.output.model) as target:
+            convert_gguf(file, target, params.dtype, about["pre_tokenizer"])
+            model, tokenizer = load_language_model(target, "cpu", params.dtype)
+            prompt = make_prompt(Path(snakemake.input.prompt).read_text(), "NaCl")
+            losses = check_model(model, tokenizer, prompt, texts_to_survive())
+            if losses["loss"] > BAD_SHARE_OF_CHANCE * losses["chance"]:
+                log.warning("it predicts the prompt's text hardly better than chance: is this the right file?")
+            origin = {"source": params.source, "file": file.name, "sha256": sha256_of_file(file), **about, **losses}
+            origin |= {"gguf_version": metadata.version("gguf"), **describe_run({"dtype": params.dtype})}
+            (target / ORIGIN).write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n")
         log.info(
             "done: %.0f million parameters, %.2f nats a token on the prompt's text (chance %.2f), %.1f s",
             model.num_parameters() / 1e6,

@@ -64,6 +64,7 @@ ACCOUNTING = """
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={port}
+AccountingStoragePass={root}/munge.socket
 AccountingStorageEnforce=associations
 """
 DATABASE = """
@@ -119,7 +120,7 @@ class SlurmCluster:
         text = CONFIG.format(
             root=root, host=host, port=port, port_n1=port_n1, port_n2=port_n2, min_job_age_s=min_job_age_s, node=NODE
         )
-        self.config_text = text + (ACCOUNTING.format(port=self.db_port) if accounting else "")
+        self.config_text = text + (ACCOUNTING.format(root=root, port=self.db_port) if accounting else "")
         self.environment = os.environ | {"SLURM_CONF": str(root / "slurm.conf"), "PATH": f"{root}/bin:{_path()}"}
 
     def start(self) -> None:
@@ -166,6 +167,8 @@ class SlurmCluster:
         self.wait(lambda: self._try("sacctmgr", "-n", "list", "cluster"), 60)
         self._run("sacctmgr", "-i", "add", "cluster", "test")
         self._run("sacctmgr", "-i", "add", "account", "materials", "Cluster=test")
+        # A new cluster gives root an account; users have none until they are given one.
+        self._run("sacctmgr", "-i", "delete", "user", "root", "account=root")
 
     def let_root_use(self, account: str) -> None:
         """Make root a user of an account, without which a Slurm that enforces associations takes no job."""
@@ -180,6 +183,10 @@ class SlurmCluster:
     def start_node(self, node: str) -> None:
         (self.root / f"spool.{node}").mkdir(exist_ok=True)
         self._run("slurmd", "-N", node)
+
+    def stop_node(self, node: str) -> None:
+        """End a node's slurmd as a lost network would: Slurm can tell its jobs nothing."""
+        self._end(self.root / f"slurmd.{node}.pid", signal.SIGKILL)
 
     def stop(self) -> None:
         """Cancel all jobs and end every daemon that was started here."""

@@ -1,5 +1,6 @@
 """What the Slurm profile asks for, and what is said before anything is queued; Slurm's commands are stand-ins here."""
 
+import asyncio
 import stat
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_rules_whose_device_is_the_cpu_ask_for_none():
     asked = {rule: cluster.asks_gpu(4, 8, 60, "gpu", "h100") for rule in ("train_sft", "relax_structures")}
     asked["make_table1"] = cluster.asks(4, 60)
     left = cluster.without_gpus(asked, on_cpu)
-    assert left["relax_structures"] == cluster.asks(8, 60)
+    assert left["relax_structures"] == {"runtime": cluster.asks(8, 60)["runtime"]}
     assert (left["train_sft"], left["make_table1"]) == (asked["train_sft"], asked["make_table1"])
 
 
@@ -109,6 +110,20 @@ def test_states_are_asked_of_a_database_where_there_is_one(commands):
     assert "60 s after their end" in words and "MinJobAge=300" in words
 
 
+def test_a_cancelled_job_is_cancelled_whoever_did_it():
+    from types import SimpleNamespace
+
+    answers = iter([({"7": "CANCELLED by 0", "8": "RUNNING", "9": ""}, 0.1), (None, None), ({}, 0.2)])
+
+    async def ask(_command, _logger):
+        return next(answers)
+
+    plugin = SimpleNamespace(query_job_status=ask)
+    cluster.take_first_words_of_states(plugin)
+    told = [asyncio.run(plugin.query_job_status("sacct", None)) for _ in range(3)]
+    assert told == [({"7": "CANCELLED", "8": "RUNNING", "9": ""}, 0.1), (None, None), ({}, 0.2)]
+
+
 def test_jobs_of_an_earlier_run_in_this_folder_alone_are_told(commands):
     commands("squeue", "7|/data/mine\n8|/data/other\n9|/data/mine")
     (words,) = cluster.jobs_of_an_earlier_run(Path("/data/mine"))
@@ -147,6 +162,25 @@ Error in rule make_table1:
     message: SLURM-job '12' failed, SLURM status is: 'TIMEOUT'. For further error details see the log
     output: results/other/tables/table1.csv
 """
+GROUP = """
+[Tue Nov 24 18:18:18 2026]
+    message: Error in group tables
+    log: /x/logs/slurm/group_tables_make_sun_make_table1/12.log (check log file(s) for error details)
+    jobs:
+        rule make_sun:
+            jobid: 7
+            output: results/test/tables/sun.csv
+            log: logs/test/make_sun.log (check log file(s) for error details)
+        rule make_table1:
+            jobid: 8
+            output: results/test/tables/table1.csv
+Logfile /x/logs/slurm/group_tables_make_sun_make_table1/12.log:
+slurmstepd-n1: error: *** JOB 12 ON n1 {words} ***
+    [Tue Nov 24 18:18:18 2026]
+    Error in rule make_sun:
+        message: None
+Trying to restart job e3352dc7.
+"""
 
 
 def test_failed_jobs_of_an_experiment_are_tabled(tmp_path):
@@ -159,6 +193,18 @@ def test_failed_jobs_of_an_experiment_are_tabled(tmp_path):
     assert table.read_text().splitlines()[1].startswith("Tue Nov 24 14:46:06 2026\t11\tCANCELLED\tsplit_materials\t")
     assert write_failed_jobs([tmp_path / "a.log"], "none", tmp_path / "none.tsv") == 0
     assert not (tmp_path / "none.tsv").exists()
+
+
+def test_of_a_failed_group_the_log_tells_the_state():
+    for words, state in {
+        "CANCELLED AT 2026-11-24T18:18:16": "CANCELLED",
+        "CANCELLED AT 2026-11-24T18:18:16 DUE TO TIME LIMIT": "TIMEOUT",
+        "StepId=12.0 exceeded memory limit (9 > 8), being killed": "OUT_OF_MEMORY",
+        "": "FAILED",
+    }.items():
+        (row,) = failed_jobs(GROUP.format(words=words), "test")
+        assert (row["slurm_job"], row["state"], row["rules"]) == ("12", state, "make_sun make_table1")
+        assert row["logs"] == "/x/logs/slurm/group_tables_make_sun_make_table1/12.log"
 
 
 def test_the_profile_names_rules_that_exist_and_gpu_rules_of_the_config():

@@ -9,7 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hullseeker.tables import TableError, check_children, merge_tables, read_table, replacing, write_table
+from hullseeker.tables import (
+    TableError,
+    check_children,
+    merge_tables,
+    read_table,
+    replacing,
+    replacing_folder,
+    write_table,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,6 +92,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_written_file_by_file_beside_another_writer(tmp_path):
+    folder = tmp_path / "model"
+    with replacing_folder(folder) as beside:
+        (beside / "weights").write_text("whole")
+        assert not folder.exists()
+    with pytest.raises(RuntimeError), replacing_folder(folder) as beside:
+        (beside / "weights").write_text("ha")
+        raise RuntimeError
+    with replacing_folder(folder) as beside:
+        (beside / "weights").write_text("again")
+        assert (folder / "weights").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (folder / "weights").read_text() == "again"
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):

@@ -11,11 +11,13 @@ import shutil
 import subprocess
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 # Snakemake looks for a job every three minutes at the least; one that Slurm forgets sooner would never be seen to end.
 LONGEST_POLL_S = 180
 _TIME_LIMIT_S = 60
-_RESOURCES_OF_GPU = ("gpu", "gpu_model", "slurm_partition", "cpus_per_task")
+# A model that a GPU is for needs more memory than one for a CPU: what is tried there has the default of other rules.
+_RESOURCES_OF_GPU = ("gpu", "gpu_model", "slurm_partition", "cpus_per_task", "mem_mb")
 
 
 def asks(gigabytes: float, minutes: int) -> dict[str, str]:
@@ -32,7 +34,7 @@ def asks_gpu(
 
 
 def without_gpus(asked: Mapping[str, Mapping[str, object]], rules: Collection[str]) -> dict[str, Mapping[str, object]]:
-    """Return what rules ask for, these ones on CPUs: one of them, in the default partition, and no GPU."""
+    """Return what rules ask for, these ones on CPUs: one, the default partition and memory, and no GPU."""
     return {
         rule: (
             type(of_rule)({name: value for name, value in of_rule.items() if name not in _RESOURCES_OF_GPU})
@@ -49,6 +51,20 @@ def status_command() -> str:
     Without a database sacct answers nothing, and Snakemake would wait for ever.
     """
     return "sacct" if "accounting_storage/slurmdbd" in _slurm_config().get("AccountingStorageType", "") else "squeue"
+
+
+def take_first_words_of_states(plugin: ModuleType) -> None:
+    """Have Snakemake's Slurm plugin take sacct's `CANCELLED by 0` for CANCELLED.
+
+    Version 2.8.0 knows the bare words alone, and would wait for ever for a job that was cancelled.
+    """
+    ask = plugin.query_job_status
+
+    async def asked(command: str, logger) -> tuple[dict[str, str] | None, float | None]:
+        states, took_s = await ask(command, logger)
+        return states and {job: (state.split() or [""])[0] for job, state in states.items()}, took_s
+
+    plugin.query_job_status = asked
 
 
 def told(*words: str) -> subprocess.CompletedProcess:

@@ -14,6 +14,14 @@ COLUMNS = ("time", "slurm_job", "state", "rules", "logs")
 _TIME = re.compile(r"\[(\w{3} \w{3} +\d+ [\d:]+ \d{4})\]$")
 _RULE = re.compile(r"(?:Error in |\s{8})rule (\w+):$")
 _FAILED = re.compile(r"\s+message: SLURM-job '(\d+)' failed.*?SLURM status is: '(\w+)", re.DOTALL)
+# Of a group Snakemake names no state, and no job but in the name of its log, which it prints.
+_GROUP = re.compile(r"\s+message: Error in group \S+\n\s+log: \S*?/(\d+)\.log")
+_STATES_OF_LOG = {
+    "OUT_OF_MEMORY": re.compile(r"oom.?kill|out of memory|exceeded memory limit", re.IGNORECASE),
+    "TIMEOUT": re.compile("CANCELLED AT .* DUE TO TIME LIMIT"),
+    "NODE_FAIL": re.compile("CANCELLED AT .* DUE TO NODE FAILURE"),
+    "CANCELLED": re.compile("CANCELLED AT"),
+}
 _LOGS = re.compile(r"\s{4}log: (.*) \(check log")
 
 
@@ -21,16 +29,25 @@ def failed_jobs(log: str, experiment: str) -> list[dict[str, str]]:
     """Return a row per failed Slurm job of an experiment in the text of a Snakemake log, in order."""
     rows = []
     for block in re.split(r"\n(?=\[\w{3} \w{3} +\d+ [\d:]+ \d{4}\]\n)", log):
-        failed = _FAILED.search(block)
+        failed = _job_and_state(block)
         if not failed or f"results/{experiment}/" not in block:
             continue
         lines = block.splitlines()
         time = _TIME.match(lines[0])
         rules = dict.fromkeys(found[1] for line in lines if (found := _RULE.match(line)))
         logs = [found[1] for line in lines if (found := _LOGS.match(line))]
-        row = (time[1] if time else "", failed[1], failed[2], " ".join(rules), " ".join(logs).replace(",", ""))
+        row = (time[1] if time else "", *failed, " ".join(rules), " ".join(logs).replace(",", ""))
         rows.append(dict(zip(COLUMNS, row, strict=True)))
     return rows
+
+
+def _job_and_state(block: str) -> tuple[str, str] | None:
+    """Return which Slurm job an error is of, and its state; of a group, FAILED where its log tells no other."""
+    if failed := _FAILED.search(block):
+        return failed[1], failed[2]
+    if group := _GROUP.search(block):
+        return group[1], next((state for state, words in _STATES_OF_LOG.items() if words.search(block)), "FAILED")
+    return None
 
 
 def write_failed_jobs(logs: Iterable[Path], experiment: str, path: Path) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -312,6 +313,30 @@ class replacing:  # noqa: N801  reads as a verb: `with replacing(path) as beside
                 f"the disk is full; {self.path.name} was not written. Free space and run again",
                 str(self.path),
             ) from None
+
+
+class replacing_folder:  # noqa: N801  as `replacing`, file by file
+    """Context manager: hand out an empty folder beside `path`; on success move its files over those in `path`.
+
+    A job that Slurm has given up can live on beside its retry: who reads the folder meets each file whole.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.beside = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".partial"))
+        return self.beside
+
+    def __exit__(self, kind, error, _traceback) -> None:
+        try:
+            if kind is None:
+                self.path.mkdir(exist_ok=True)
+                for file in sorted(self.beside.iterdir()):
+                    os.replace(file, self.path / file.name)
+        finally:
+            shutil.rmtree(self.beside)
 
 
 def merge_tables(tables: Sequence[pa.Table], schema_name: str, expected_ids: Sequence[str]) -> pa.Table:

@@ -23,6 +23,7 @@ from hullseeker.processes import n_processes, of_first, process_index, wait_for_
 from hullseeker.provenance import sha256_of_file, sha256_of_json, sha256_of_path
 from hullseeker.scale import how_processes_share
 from hullseeker.structures import to_structure
+from hullseeker.tables import replacing_folder
 from hullseeker.training_estimate import device_here, log_estimate, plan_of, shape_of
 
 
@@ -175,11 +176,12 @@ def write_in_step(trainer: Trainer) -> None:
 
 
 def save_merged(model, tokenizer, target: str | Path) -> None:
-    """Save model and tokenizer as safetensors, adapters merged into the weights."""
+    """Save model and tokenizer as safetensors, adapters merged into the weights; each file is whole or not there."""
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    with replacing_folder(target) as beside:
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
 
 
 def save_trained(trainer: Trainer, tokenizer, target: str | Path, start: str | Path, base: Mapping, settings) -> None:
