@@ -7,6 +7,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow_scripts"))
 from functools import cache
 
 from hullseeker.cluster import (
+    heed_sigterm_in_a_thread,
     jobs_of_an_earlier_run,
     missing_commands,
     missing_status,
@@ -49,7 +50,10 @@ from hullseeker.reward_presets import potentials_with_hull
 from hullseeker.scale import training_env
 from hullseeker.slurm_checks import refused_requests
 from snakemake.exceptions import WorkflowError
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.settings.types import DeploymentMethod
+
+heed_sigterm_in_a_thread(JobScheduler)
 
 # `--configfile mine.yaml table1` reads the file table1, which says so here; without it, everything is made.
 TARGETS = list(config.pop("targets", {}))

@@ -311,13 +311,15 @@ def test_snakemake_itself_is_told_to_end_then_killed_and_started_again(slurm, sm
     assert "Will exit after finishing currently running jobs" in output and "rule merge_relaxed" not in output
     assert not jobs(slurm)
     run = Run(small, *words, of_slurm=slurm.environment)
-    until(lambda: next(workers(small, "compute_hull"), None), run)
+    orphan = until(lambda: next(workers(small, "compute_hull"), None), run)
+    orphan.suspend()
     os.killpg(run.process.pid, signal.SIGKILL)
     assert "rule relax_structures" not in run.ended()
     assert "--unlock" in Run(small, *words, of_slurm=slurm.environment).refused()
     Run(small, *words, "--unlock", of_slurm=slurm.environment).succeeded()
     again = Run(small, *words, of_slurm=slurm.environment).refused()
     assert "of an earlier Snakemake" in again and "scancel" in again
+    orphan.resume()
     until(lambda: not jobs(slurm))
     output = Run(small, *words, of_slurm=slurm.environment).succeeded()
     # What the orphaned job finished is taken as it is.

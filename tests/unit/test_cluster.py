@@ -4,6 +4,7 @@ import asyncio
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,23 @@ def test_a_cancelled_job_is_cancelled_whoever_did_it():
     cluster.take_first_words_of_states(plugin)
     told = [asyncio.run(plugin.query_job_status("sacct", None)) for _ in range(3)]
     assert told == [({"7": "CANCELLED", "8": "RUNNING", "9": ""}, 0.1), (None, None), ({}, 0.2)]
+
+
+def test_a_scheduler_told_to_end_while_it_holds_its_lock_ends():
+    class Scheduler:
+        def __init__(self):
+            self.lock, self.ends = threading.Lock(), threading.Event()
+
+        def exit_gracefully(self, *_signal):
+            with self.lock:
+                self.ends.set()
+
+    cluster.heed_sigterm_in_a_thread(Scheduler)
+    scheduler = Scheduler()
+    with scheduler.lock:
+        scheduler.exit_gracefully(15, None)
+        assert not scheduler.ends.is_set()
+    assert scheduler.ends.wait(60)
 
 
 def test_jobs_of_an_earlier_run_in_this_folder_alone_are_told(commands):

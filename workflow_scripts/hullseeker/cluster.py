@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +66,20 @@ def take_first_words_of_states(plugin: ModuleType) -> None:
         return states and {job: (state.split() or [""])[0] for job, state in states.items()}, took_s
 
     plugin.query_job_status = asked
+
+
+def heed_sigterm_in_a_thread(scheduler: type) -> None:
+    """Have Snakemake act on SIGTERM outside its main thread.
+
+    Version 9.27 takes a lock there, which the main thread may hold already, as it does while a job fails: a job that is
+    cancelled, or Snakemake itself, would then wait for itself for ever.
+    """
+    end = scheduler.exit_gracefully
+
+    def exit_gracefully(self, *words: object) -> None:
+        threading.Thread(target=end, args=(self, *words), daemon=True).start()
+
+    scheduler.exit_gracefully = exit_gracefully
 
 
 def told(*words: str) -> subprocess.CompletedProcess:
