@@ -243,9 +243,9 @@ def test_a_policy_that_collapses_earns_less_than_one_that_varies():
     varied = [ROCKSALT, CESIUM_CHLORIDE, ZINCBLENDE, LAYERED]
     potential = Stub({2: HONEST})
     collapsed, honest = earned([ROCKSALT] * 4, varied, "NaCl", potential, "stable")
-    # Half of the diversity's quarter; and 4mm and -43m have 8 and 24 of the 48 rotations that the others have.
+    # Half of the diversity's three quarters; and 4mm and -43m have 8 and 24 of the 48 rotations that the others have.
     less_symmetric = (2 - (np.log(8) + np.log(24)) / np.log(48)) / 4
-    assert honest - collapsed == pytest.approx(0.125 + 2 * less_symmetric)
+    assert honest - collapsed == pytest.approx(0.375 + 3 * less_symmetric)
     collapsed, honest = earned([ROCKSALT] * 4, varied, "NaCl", potential, "paper")
     assert honest == collapsed
 
