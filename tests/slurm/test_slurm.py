@@ -338,11 +338,13 @@ def test_a_full_disk_and_a_controller_that_is_away(slurm, small, undisturbed):
     hull = small / "results" / "mini" / "hull" / "sevennet"
     words = (*MINI, *ON_SLURM)
     mount(hull, "-o", "size=4k")
+    (hull / "others").write_bytes(bytes(4096))
     try:
         run = Run(small, *words, "--retries", "0", of_slurm=slurm.environment)
         output = run.ended()
         assert run.process.returncode != 0 and "Exiting because a job execution failed" in output
-        assert "No space left on device" in (small / "logs/mini/compute_hull/sevennet/base.log").read_text()
+        assert "the disk is full" in (small / "logs/mini/compute_hull/sevennet/base.log").read_text()
+        assert "FAILED" in told_failures(small, "mini")["compute_hull"]
         assert not list(hull.rglob("*.parquet"))
     finally:
         subprocess.run(["umount", str(hull)], check=True)
