@@ -12,14 +12,13 @@ from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from hullseeker.crystal_text import TextFormat
-from hullseeker.formula_drill import formula_drill
 from hullseeker.language_model import as_conversation, load_tokenizer
 from hullseeker.launching import run_training
 from hullseeker.logs import logging_to
 from hullseeker.matching import group_by_formula
 from hullseeker.potentials import load_potential
 from hullseeker.processes import gathered, process_index
-from hullseeker.provenance import describe_run, seed_for
+from hullseeker.provenance import describe_run
 from hullseeker.replicates import training_seed
 from hullseeker.reward_presets import FIRST_POTENTIAL, TERMS_WITH_TRAINING, RewardTerm, reward_terms
 from hullseeker.reward_workers import SharedPotential
@@ -195,13 +194,9 @@ def main(snakemake) -> None:
     seed = training_seed(snakemake.params.seed, "train_grpo", chain)
     set_seed(seed)
     with logging_to(snakemake.log[0], "train_grpo") as log:
-        materials = read_table(snakemake.input.materials, "materials").to_pylist()
-        rows = [row for row in materials if row["split"] == "train"]
+        rows = [r for r in read_table(snakemake.input.materials, "materials").to_pylist() if r["split"] == "train"]
         template = Path(snakemake.input.prompt).read_text()
-        # Of a made-up formula no hull and no crystal is known. Formulas of validation and test stay unseen.
-        rng = np.random.default_rng(seed_for(snakemake.params.seed, "formula_drill_prompts"))
-        drill = formula_drill(rows, settings["formula_drill_share"], rng, {row["formula"] for row in materials})
-        pairs = prompts_of([*rows, *drill], template, prompt["formula"])
+        pairs = prompts_of(rows, template, prompt["formula"])
         dataset = Dataset.from_list([{**as_conversation(text), "prompt_formula": formula} for formula, text in pairs])
         start = snakemake.input.model[0] if snakemake.input.get("model") else base["path"]
         # Before the model: this is where several processes find each other.
@@ -212,7 +207,7 @@ def main(snakemake) -> None:
         estimate(log, "grpo", settings, base, start, len(ids))
         model, _ = load_to_train(start, base)
         terms = reward_terms(settings["terms"])
-        formulas = {row["formula"] for row in rows}
+        formulas = {formula for formula, _ in pairs}
         hulls = hull_energies(snakemake.input.get("reward_hulls", []), formulas, settings["max_failure_share"], log)
         context = make_context(terms, TextFormat(**snakemake.params.crystal_text), settings, rows, hulls)
         checkpoint = claim_checkpoints_of_rule(snakemake, start, template, [KeepRecentAnswers.FILE])

@@ -14,13 +14,13 @@ from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from hullseeker.crystal_text import TextFormat, make_prompt, write_crystal
-from hullseeker.formula_drill import formula_drill
 from hullseeker.language_model import as_conversation, load_tokenizer
 from hullseeker.launching import run_training
 from hullseeker.logs import logging_to
 from hullseeker.processes import process_index
 from hullseeker.provenance import describe_run, seed_for
 from hullseeker.replicates import training_seed
+from hullseeker.structures import reduced_formula
 from hullseeker.tables import read_table, write_table
 from hullseeker.training import (
     claim_checkpoints_of_rule,
@@ -64,6 +64,25 @@ def as_tokens(tokenizer, template: str, formula: str, text: str, numbers_learned
         for before, piece in pairwise(pieces)
     ]
     return {"input_ids": ids, "completion_mask": [0] * len(prompt) + learned}
+
+
+def with_swapped_elements(row: dict, elements: list[int], rng: np.random.Generator) -> dict:
+    """Return the crystal with each of its elements replaced by another of `elements`, drawn without replacement."""
+    own = list(dict.fromkeys(row["atomic_numbers"]))
+    new = dict(zip(own, rng.choice(elements, size=len(own), replace=False).tolist(), strict=True))
+    numbers = [new[z] for z in row["atomic_numbers"]]
+    return {**row, "atomic_numbers": numbers, "formula": reduced_formula(numbers)}
+
+
+def formula_drill(rows: list[dict], share: float, rng: np.random.Generator) -> list[dict]:
+    """Return round(share x rows) training crystals with elements swapped at random.
+
+    They are learned without their geometry. Finetuning on few crystals makes the model guess elements from the
+    lattice it has just written; where lattice and elements have nothing to do with each other, only the prompt helps.
+    """
+    elements = sorted({z for row in rows for z in row["atomic_numbers"]})
+    chosen = rng.integers(len(rows), size=round(share * len(rows)))
+    return [with_swapped_elements(rows[i], elements, rng) for i in chosen]
 
 
 def make_dataset(

@@ -190,18 +190,16 @@ def ensemble(batch: Batch, *, potential: str, model: str | None, **shape) -> Ter
 
 def _of_hull(batch: Batch, potential: str | None, n_steps: int, **shape) -> TermValues:
     """Return the shaped energy above the hull; the worst value for no answer, unsound distances and failures."""
-    hulls = batch.context.hull_energies_ev_per_atom.get(potential or batch.context.first_potential, {})
-    hull_energies = np.array([hulls.get(formula, math.nan) for formula in batch.prompt_formulas])
-    sound = batch.is_answer & batch.is_sound
-    judged = sound & np.isfinite(hull_energies)
+    judged = batch.is_answer & batch.is_sound
     if n_steps:
         relaxed = batch.relaxed(judged, n_steps)
         energies = np.array([relaxed[i].energy_ev_per_atom if judged[i] else math.nan for i in range(len(batch))])
     else:
         energies = batch.energies(judged, potential)
-    above = energies - hull_energies
+    hulls = batch.context.hull_energies_ev_per_atom.get(potential or batch.context.first_potential, {})
+    above = energies - np.array([hulls.get(formula, math.nan) for formula in batch.prompt_formulas])
     values, implausible = hull_shape(above, **shape)
-    return TermValues(values, judged & implausible, sound & ~np.isfinite(above))
+    return TermValues(values, judged & implausible, judged & ~np.isfinite(above))
 
 
 def hull_shape(
