@@ -9,10 +9,11 @@ from functools import cache
 from hullseeker.cluster import (
     heed_sigterm_in_a_thread,
     jobs_of_an_earlier_run,
+    mend_status_queries,
     missing_commands,
     missing_status,
     spaces_in_the_way,
-    take_first_words_of_states,
+    status_command,
     unwritable,
     without_gpus,
 )
@@ -197,7 +198,9 @@ onstart:
         type(workflow.executor_settings).__module__
         == "snakemake_executor_plugin_slurm"
     ):
-        take_first_words_of_states(sys.modules["snakemake_executor_plugin_slurm"])
+        mend_status_queries(
+            sys.modules["snakemake_executor_plugin_slurm"], status_command()
+        )
         problems += missing_commands() or [
             *jobs_of_an_earlier_run(Path.cwd()),
             *missing_status(),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -111,18 +112,24 @@ def test_states_are_asked_of_a_database_where_there_is_one(commands):
     assert "60 s after their end" in words and "MinJobAge=300" in words
 
 
-def test_a_cancelled_job_is_cancelled_whoever_did_it():
-    from types import SimpleNamespace
-
+def test_a_cancelled_job_is_cancelled_whoever_did_it(monkeypatch):
+    monkeypatch.setattr(cluster, "ASK_AGAIN_AFTER_S", 0.01)
     answers = iter([({"7": "CANCELLED by 0", "8": "RUNNING", "9": ""}, 0.1), (None, None), ({}, 0.2)])
 
     async def ask(_command, _logger):
         return next(answers)
 
-    plugin = SimpleNamespace(query_job_status=ask)
-    cluster.take_first_words_of_states(plugin)
+    plugin = SimpleNamespace(query_job_status=ask, is_query_tool_available=lambda _name: True)
+    cluster.mend_status_queries(plugin, "sacct")
     told = [asyncio.run(plugin.query_job_status("sacct", None)) for _ in range(3)]
     assert told == [({"7": "CANCELLED", "8": "RUNNING", "9": ""}, 0.1), (None, None), ({}, 0.2)]
+    assert plugin.is_query_tool_available("sacct")
+
+
+def test_without_a_database_sacct_is_never_asked():
+    plugin = SimpleNamespace(query_job_status=None, is_query_tool_available=lambda _name: True)
+    cluster.mend_status_queries(plugin, "squeue")
+    assert not plugin.is_query_tool_available("sacct") and plugin.is_query_tool_available("squeue")
 
 
 def test_a_scheduler_told_to_end_while_it_holds_its_lock_ends():

@@ -5,6 +5,7 @@ Needs: the standard library, and Slurm's own commands where jobs go to it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ from types import ModuleType
 
 # Snakemake looks for a job every three minutes at the least; one that Slurm forgets sooner would never be seen to end.
 LONGEST_POLL_S = 180
+# Where Slurm does not answer; slurm-status-attempts of the profile times this, it may be away.
+ASK_AGAIN_AFTER_S = 10.0
 _TIME_LIMIT_S = 60
 # A model that a GPU is for needs more memory than one for a CPU: what is tried there has the default of other rules.
 _RESOURCES_OF_GPU = ("gpu", "gpu_model", "slurm_partition", "cpus_per_task", "mem_mb")
@@ -54,18 +57,25 @@ def status_command() -> str:
     return "sacct" if "accounting_storage/slurmdbd" in _slurm_config().get("AccountingStorageType", "") else "squeue"
 
 
-def take_first_words_of_states(plugin: ModuleType) -> None:
-    """Have Snakemake's Slurm plugin take sacct's `CANCELLED by 0` for CANCELLED.
+def mend_status_queries(plugin: ModuleType, status: str) -> None:
+    """Keep Snakemake's Slurm plugin from waiting for ever, as its version 2.8.0 does for
 
-    Version 2.8.0 knows the bare words alone, and would wait for ever for a job that was cancelled.
+    - a job that sacct calls `CANCELLED by 0`: it knows the bare words of states alone;
+    - all jobs, where slurmctld is away for a moment and states come from squeue: it changes to sacct, which may know
+      none, and asks a thousand times at once, after which it asks no more.
     """
-    ask = plugin.query_job_status
+    ask, is_available = plugin.query_job_status, plugin.is_query_tool_available
 
-    async def asked(command: str, logger) -> tuple[dict[str, str] | None, float | None]:
+    async def query_job_status(command: str, logger) -> tuple[dict[str, str] | None, float | None]:
         states, took_s = await ask(command, logger)
+        if states is None:
+            await asyncio.sleep(ASK_AGAIN_AFTER_S)
         return states and {job: (state.split() or [""])[0] for job, state in states.items()}, took_s
 
-    plugin.query_job_status = asked
+    def is_query_tool_available(name: str) -> bool:
+        return (status == "sacct" or name != "sacct") and is_available(name)
+
+    plugin.query_job_status, plugin.is_query_tool_available = query_job_status, is_query_tool_available
 
 
 def heed_sigterm_in_a_thread(scheduler: type) -> None:
