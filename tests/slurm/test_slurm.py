@@ -413,7 +413,7 @@ def test_a_gpu_that_the_cluster_lacks_is_refused_with_those_it_has(refused):
 
 
 def test_a_job_longer_than_its_partition_allows_is_refused(refused):
-    words = refused("--default-resources", "slurm_partition=plain", "mem_mb=1000", "runtime=10")
+    words = refused("--default-resources", "slurm_partition=plain", "mem_mb=1000", "runtime=40")
     assert "and the partition 'plain' ends jobs after 30" in words
 
 
