@@ -188,6 +188,11 @@ class SlurmCluster:
         """End a node's slurmd as a lost network would: Slurm can tell its jobs nothing."""
         self._end(self.root / f"slurmd.{node}.pid", signal.SIGKILL)
 
+    def resume_nodes(self) -> None:
+        """Put nodes back to work; a slurmctld that was killed drains one whose job it has forgotten."""
+        for node in NODES:
+            self._try("scontrol", "update", f"nodename={node}", "state=resume")
+
     def stop(self) -> None:
         """Cancel all jobs and end every daemon that was started here."""
         with contextlib.suppress(subprocess.SubprocessError):

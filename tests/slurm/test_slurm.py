@@ -285,7 +285,7 @@ def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm
         run.succeeded()
     finally:
         slurm.start_node(node)
-        slurm.told("scontrol", "update", f"nodename={node}", "state=resume")
+        slurm.resume_nodes()
     told = told_failures(small, "mini")
     assert told["relax_structures"] >= {"NODE_FAIL", "TIMEOUT"} and "merge_relaxed" not in told
     assert told["assess_novelty"] & {"FAILED", "OUT_OF_MEMORY"}
@@ -355,6 +355,7 @@ def test_a_full_disk_and_a_controller_that_is_away(slurm, small, undisturbed):
     assert run.is_running
     slurm.start_controller()
     run.succeeded()
+    slurm.resume_nodes()
     assert csv_tables(small, "mini") == undisturbed("mini")
     assert_no_table_is_partial(small, "mini")
 
@@ -412,7 +413,7 @@ def test_a_gpu_that_the_cluster_lacks_is_refused_with_those_it_has(refused):
 
 
 def test_a_job_longer_than_its_partition_allows_is_refused(refused):
-    words = refused("--default-resources", "slurm_partition=plain", "mem_mb=1000", "runtime=10")
+    words = refused("--default-resources", "slurm_partition=plain", "mem_mb=1000", "runtime=40")
     assert "and the partition 'plain' ends jobs after 30" in words
 
 
