@@ -177,7 +177,9 @@ onstart:
         DeploymentMethod.CONDA,
         DeploymentMethod.APPTAINER,
     }
-    problems = spaces_in_the_way(sys.executable, Path.cwd(), workflow.remote_exec)
+    problems = spaces_in_the_way(
+        sys.executable, Path.cwd(), workflow.non_local_exec
+    )
     problems += unwritable([RESULTS, CACHE, LOGS, BENCHMARKS])
     for settings in EVALUATORS.values():
         if workflow.local_exec:

@@ -168,7 +168,7 @@ def _is_read_only(folder: Path) -> bool:
 
 
 def spaces_in_the_way(python: str | Path, folder: str | Path, on_cluster: bool) -> list[str]:
-    """Return which paths have a space where Snakemake or Slurm would break the command apart."""
+    """Return which paths have a space where Snakemake would break the command apart; environments lie in `folder`."""
     found = []
     if " " in str(python):
         found.append(
@@ -177,7 +177,8 @@ def spaces_in_the_way(python: str | Path, folder: str | Path, on_cluster: bool) 
         )
     if on_cluster and " " in str(folder):
         found.append(
-            f"jobs of Slurm cannot start in a folder whose path has a space in it; move the checkout out of {folder}"
+            f"jobs of a cluster start Python from environments in this checkout, a folder whose path has a space in it, "
+            f"which Snakemake cannot; move the checkout out of {folder}"
         )
     return found
 
