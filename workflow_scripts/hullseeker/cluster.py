@@ -177,8 +177,8 @@ def spaces_in_the_way(python: str | Path, folder: str | Path, on_cluster: bool) 
         )
     if on_cluster and " " in str(folder):
         found.append(
-            f"jobs of a cluster start Python from environments in the checkout, a folder whose path has a space in it; "
-            f"Snakemake cannot; move the checkout out of {folder}"
+            f"the environments of a cluster's jobs lie in the checkout, a folder whose path has a space in it, from "
+            f"which Snakemake cannot start Python; move the checkout out of {folder}"
         )
     return found
 
