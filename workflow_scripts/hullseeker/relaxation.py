@@ -80,13 +80,6 @@ def space_group_number(atoms: Atoms, tolerance_ang: float) -> int | None:
     return None if found is None else int(found.number)
 
 
-def point_group_order(atoms: Atoms, tolerance_ang: float) -> int:
-    """Return how many rotations of the crystal's point group are found within the tolerance: 1 (P1) to 48 (m-3m)."""
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    found = spglib.get_symmetry(cell, symprec=tolerance_ang)
-    return 1 if found is None else len(np.unique(found["rotations"].reshape(-1, 9), axis=0))
-
-
 def n_neighbours(atoms: Atoms, cutoff_ang: float) -> float:
     """Return the expected number of pairs within the cut-off: atoms times the density's share of a sphere."""
     volume = atoms.get_volume()

@@ -25,8 +25,8 @@ from hullseeker.crystal_text import TextFormat, parse_crystal
 from hullseeker.evaluators import name_in_rows
 from hullseeker.matching import Crystal, match, matches_any
 from hullseeker.packing import packing_distance, packing_fingerprint, same_packing
+from hullseeker.point_symmetry import n_point_operations
 from hullseeker.potentials import Potential
-from hullseeker.relaxation import point_group_order
 from hullseeker.reward_presets import RewardTerm
 from hullseeker.structures import (
     from_atoms,
@@ -256,15 +256,17 @@ def known_match(batch: Batch, *, reach: float) -> TermValues:
 
 
 def low_symmetry(batch: Batch, *, tolerance_ang: float) -> TermValues:
-    """1 − ln(order of the point group) / ln 48 of an answer as written, within tolerance_ang; 0 where it is unsound.
+    """1 − ln(number of rotations that keep it) / ln 48 of an answer as written, within tolerance_ang; 0 where unsound.
 
     1 for P1, 0 for a cubic crystal of full symmetry. A relaxation keeps every symmetry that it starts with, so a
     symmetric guess that is no minimum ends on a saddle point; a symmetric minimum is found without. Source: ours.
     """
     values = np.zeros(len(batch))
     for i in np.flatnonzero(batch.is_answer & batch.is_sound).tolist():
-        order = point_group_order(to_atoms(batch.crystals[i]), tolerance_ang)
-        values[i] = 1.0 - math.log(order) / math.log(_LARGEST_POINT_GROUP)
+        crystal = batch.crystals[i]
+        cell = np.reshape(crystal["lattice_ang"], (3, 3)), np.reshape(crystal["frac_coords"], (-1, 3))
+        n = n_point_operations(*cell, crystal["atomic_numbers"], tolerance_ang)
+        values[i] = 1.0 - math.log(n) / math.log(_LARGEST_POINT_GROUP)
     return _plain(values)
 
 

@@ -1,0 +1,109 @@
+"""How many rotations map a crystal onto itself within a distance, fast enough for every answer of a training step.
+
+Needs: numpy, spglib.
+
+spglib answers with a group: where the operations within the tolerance form none, it tries smaller tolerances, which
+takes ten times as long and calls a nearly cubic crystal less symmetric than it is. Here operations are only counted,
+so that nothing which is nearly a symmetry is missed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+
+import numpy as np
+import spglib
+
+# spglib's Niggli reduction compares lengths; positions written with two decimals need no more.
+_NIGGLI_EPS = 1e-4
+
+
+@cache
+def _candidates() -> np.ndarray:
+    """Return (n, 3, 3) all matrices of -1, 0, 1 with determinant 1: rotations of any reduced lattice are among them.
+
+    Columns are the images of the three lattice vectors.
+    """
+    every = np.array(list(itertools.product((-1, 0, 1), repeat=9)), dtype=float).reshape(-1, 3, 3)
+    return every[np.rint(np.linalg.det(every)) == 1]
+
+
+@cache
+def _candidate_columns() -> tuple[np.ndarray, np.ndarray]:
+    """Return the 26 vectors (26, 3) of -1, 0, 1, and which three of them make each candidate (n, 3)."""
+    vectors = np.array([v for v in itertools.product((-1, 0, 1), repeat=3) if any(v)], dtype=float)
+    place = {tuple(v): i for i, v in enumerate(vectors.astype(int).tolist())}
+    columns = [[place[tuple(c)] for c in w.T.astype(int).tolist()] for w in _candidates()]
+    return vectors, np.array(columns)
+
+
+def n_point_operations(
+    lattice_ang: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray, tolerance_ang: float
+) -> int:
+    """Return how many rotations, proper and improper, map the crystal onto itself within tolerance_ang: 1 to 48.
+
+    Every lattice vector keeps its length and, at its end, its direction, and every atom finds one of its element, all
+    within the tolerance and after the best common shift. Takes (3, 3), (n, 3) and (n,). A cell with a translation
+    inside is made primitive first.
+    """
+    numbers = np.asarray(atomic_numbers)
+    reduced = spglib.niggli_reduce(lattice_ang, eps=_NIGGLI_EPS)
+    if reduced is None:  # a cell too flat to reduce
+        return 1
+    # Coordinates in the reduced basis: its rows are integer combinations of the old ones.
+    coords = np.asarray(frac_coords) @ (np.asarray(lattice_ang) @ np.linalg.inv(reduced))
+    proper = _lattice_rotations(reduced, tolerance_ang)
+    rotations = np.concatenate([proper, -proper])
+    found, has_translations = _with_shift(rotations, reduced, coords, numbers, tolerance_ang)
+    if has_translations:
+        primitive = spglib.find_primitive((reduced, coords, numbers), symprec=tolerance_ang)
+        if primitive is not None and len(primitive[2]) < len(numbers):
+            return n_point_operations(*primitive, tolerance_ang)
+    return max(int(found.sum()), 1)
+
+
+def _lattice_rotations(lattice_ang: np.ndarray, tolerance_ang: float) -> np.ndarray:
+    """Return (m, 3, 3) the candidates that keep lengths, and angles times mean lengths, within the tolerance."""
+    vectors, columns = _candidate_columns()
+    images = vectors @ lattice_ang
+    lengths, image_lengths = np.linalg.norm(lattice_ang, axis=1), np.linalg.norm(images, axis=1)
+    alike = np.abs(image_lengths[:, None] - lengths) < tolerance_ang
+    kept = columns[alike[columns, [0, 1, 2]].all(axis=1)]
+    cosines = images @ images.T / np.outer(image_lengths, image_lengths)
+    angles = np.arccos(np.clip(cosines, -1.0, 1.0))
+    own = lattice_ang @ lattice_ang.T / np.outer(lengths, lengths)
+    own_angles = np.arccos(np.clip(own, -1.0, 1.0))
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        turned = np.abs(angles[kept[:, i], kept[:, j]] - own_angles[i, j])
+        kept = kept[turned * (lengths[i] + lengths[j]) / 2 < tolerance_ang]
+    return vectors[kept].transpose(0, 2, 1)
+
+
+def _with_shift(
+    rotations: np.ndarray, lattice_ang: np.ndarray, coords: np.ndarray, numbers: np.ndarray, tolerance_ang: float
+) -> tuple[np.ndarray, bool]:
+    """Return which rotations (m,) map all atoms onto atoms of their element, and whether a mere translation does."""
+    elements, counts = np.unique(numbers, return_counts=True)
+    rarest = np.flatnonzero(numbers == elements[counts.argmin()])
+    rotated = np.einsum("mij,nj->mni", rotations, coords)
+    found, has_translations = np.zeros(len(rotations), dtype=bool), False
+    other = numbers[:, None] != numbers[None, :]
+    for goal in rarest.tolist():
+        shift = coords[goal] - rotated[:, rarest[0]]
+        # From every image to every atom, in the nearest cell: (m, n, n, 3).
+        apart = (rotated + shift[:, None, :])[:, :, None, :] - coords[None, None, :, :]
+        apart = (apart - np.rint(apart)) @ lattice_ang
+        distances = np.linalg.norm(apart, axis=-1)
+        distances[:, other] = np.inf
+        nearest = distances.argmin(axis=2)
+        off = np.take_along_axis(apart, nearest[:, :, None, None], axis=2)[:, :, 0, :]
+        off = np.linalg.norm(off - off.mean(axis=1, keepdims=True), axis=-1).max(axis=1)
+        fits = (off < tolerance_ang) & np.isfinite(np.take_along_axis(distances, nearest[:, :, None], 2)).all(
+            axis=(1, 2)
+        )
+        found |= fits
+        if goal != rarest[0]:
+            identity = (rotations == np.eye(3)).all(axis=(1, 2))
+            has_translations |= bool(fits[identity].any())
+    return found, has_translations
