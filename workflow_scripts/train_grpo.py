@@ -145,6 +145,7 @@ def grpo_arguments(settings: dict, base: dict, output_dir: str, seed: int) -> GR
         learning_rate=settings["learning_rate"],
         lr_scheduler_type=settings["learning_rate_schedule"],
         temperature=settings["temperature"],
+        top_p=settings["top_p"],
         max_completion_length=settings["max_new_tokens"],
         bf16=settings["autocast_bf16"],
         gradient_checkpointing=settings["gradient_checkpointing"],
