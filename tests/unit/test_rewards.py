@@ -243,9 +243,9 @@ def test_a_policy_that_collapses_earns_less_than_one_that_varies():
     varied = [ROCKSALT, CESIUM_CHLORIDE, ZINCBLENDE, LAYERED]
     potential = Stub({2: HONEST})
     collapsed, honest = earned([ROCKSALT] * 4, varied, "NaCl", potential, "stable")
-    # Half of the diversity's three quarters; and 4mm and -43m have 8 and 24 of the 48 rotations that the others have.
+    # Half of the diversity's weight of 2; and 4mm and -43m have 8 and 24 of the 48 rotations that the others have.
     less_symmetric = (2 - (np.log(8) + np.log(24)) / np.log(48)) / 4
-    assert honest - collapsed == pytest.approx(0.375 + 3 * less_symmetric)
+    assert honest - collapsed == pytest.approx(1.0 + 3 * less_symmetric)
     collapsed, honest = earned([ROCKSALT] * 4, varied, "NaCl", potential, "paper")
     assert honest == collapsed
 
@@ -319,6 +319,15 @@ def test_low_symmetry_is_the_share_of_the_point_group_that_is_gone():
     # m-3m has 48 rotations, 4mm of the layered one has 8; the last two are unsound, and of another formula.
     expected = [0.0, 1 - np.log(8) / np.log(48), 1.0, 0.0, 0.0]
     assert found.rewards == pytest.approx(expected)
+
+
+def test_low_symmetry_spares_the_known_crystal_where_it_is_told_to():
+    """Rock salt is known: symmetric, it is right. The caesium chloride structure is a symmetric guess."""
+    training = group_by_formula([("NaCl", to_structure(parsed(ROCKSALT)))])
+    asked = ([ROCKSALT, CESIUM_CHLORIDE, COPPER, OVERLAPPING], ["NaCl"] * 4, Stub({}))
+    spared = score(*asked, {"low_symmetry": {"spare_known": True}}, training=training).rewards
+    assert spared.tolist() == pytest.approx([1.0, 0.0, 0.0, 0.0])
+    assert score(*asked, {"low_symmetry": {}}, training=training).rewards[0] == pytest.approx(0.0)
 
 
 def test_validity_and_novelty():
