@@ -321,15 +321,6 @@ def test_low_symmetry_is_the_share_of_the_point_group_that_is_gone():
     assert found.rewards == pytest.approx(expected)
 
 
-def test_low_symmetry_spares_the_known_crystal_where_it_is_told_to():
-    """Rock salt is known: symmetric, it is right. The caesium chloride structure is a symmetric guess."""
-    training = group_by_formula([("NaCl", to_structure(parsed(ROCKSALT)))])
-    asked = ([ROCKSALT, CESIUM_CHLORIDE, COPPER, OVERLAPPING], ["NaCl"] * 4, Stub({}))
-    spared = score(*asked, {"low_symmetry": {"spare_known": True}}, training=training).rewards
-    assert spared.tolist() == pytest.approx([1.0, 0.0, 0.0, 0.0])
-    assert score(*asked, {"low_symmetry": {}}, training=training).rewards[0] == pytest.approx(0.0)
-
-
 def test_validity_and_novelty():
     training = group_by_formula([("NaCl", to_structure(parsed(ROCKSALT)))])
     texts = [ROCKSALT, CESIUM_CHLORIDE, OVERLAPPING, COPPER, ""]

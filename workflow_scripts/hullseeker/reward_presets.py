@@ -25,12 +25,12 @@ OPTIONS: dict[str, dict] = {
     "ensemble": {"potential": None, "model": None, **_SHAPE},
     "relaxed_match": {"n_steps": 5},
     "known_match": {"reach": 0.7},
-    "low_symmetry": {"tolerance_ang": 0.05, "spare_known": False},
+    "low_symmetry": {"tolerance_ang": 0.05},
     "diversity": {"n_recent": 256},
     "novelty": {},
 }
 TERMS_WITH_HULL = ("e_hull", "ensemble")
-TERMS_WITH_TRAINING = ("known_match", "low_symmetry", "novelty")
+TERMS_WITH_TRAINING = ("known_match", "novelty")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from hullseeker.brief_relaxation import BriefRelaxation, energies_of, relax_brie
 from hullseeker.crystal_text import TextFormat, parse_crystal
 from hullseeker.evaluators import name_in_rows
 from hullseeker.matching import Crystal, match, matches_any
-from hullseeker.packing import SAME_BELOW, packing_distance, packing_fingerprint, same_packing
+from hullseeker.packing import packing_distance, packing_fingerprint, same_packing
 from hullseeker.point_symmetry import n_point_operations
 from hullseeker.potentials import Potential
 from hullseeker.reward_presets import RewardTerm
@@ -249,17 +249,13 @@ def known_match(batch: Batch, *, reach: float) -> TermValues:
     """
     values = np.zeros(len(batch))
     for i in np.flatnonzero(batch.is_answer & batch.is_sound).tolist():
-        values[i] = max(0.0, 1.0 - _distance_to_known(batch, i) / reach)
+        for known in batch.context.training.get(batch.prompt_formulas[i], []):
+            distance = packing_distance(batch.packing(i), _packing_of(known))
+            values[i] = max(values[i], 1.0 - distance / reach)
     return _plain(values)
 
 
-def _distance_to_known(batch: Batch, i: int) -> float:
-    """Return the packing distance of crystal i to the nearest training crystal of its formula; infinite for none."""
-    known = batch.context.training.get(batch.prompt_formulas[i], [])
-    return min((packing_distance(batch.packing(i), _packing_of(one)) for one in known), default=math.inf)
-
-
-def low_symmetry(batch: Batch, *, tolerance_ang: float, spare_known: bool) -> TermValues:
+def low_symmetry(batch: Batch, *, tolerance_ang: float) -> TermValues:
     """1 − ln(number of rotations that keep it) / ln 48 of an answer as written, within tolerance_ang; 0 where unsound.
 
     1 for P1, 0 for a cubic crystal of full symmetry. A relaxation keeps every symmetry that it starts with, so a
@@ -269,9 +265,6 @@ def low_symmetry(batch: Batch, *, tolerance_ang: float, spare_known: bool) -> Te
     for i in np.flatnonzero(batch.is_answer & batch.is_sound).tolist():
         crystal = batch.crystals[i]
         cell = np.reshape(crystal["lattice_ang"], (3, 3)), np.reshape(crystal["frac_coords"], (-1, 3))
-        if spare_known and _distance_to_known(batch, i) < SAME_BELOW:
-            values[i] = 1.0
-            continue
         n = n_point_operations(*cell, crystal["atomic_numbers"], tolerance_ang)
         values[i] = 1.0 - math.log(n) / math.log(_LARGEST_POINT_GROUP)
     return _plain(values)
