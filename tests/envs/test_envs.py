@@ -64,7 +64,10 @@ def shell(tmp_path_factory):
     variables = shell_of(folder)
     pythons = {wanted_of_conda(env)["python"]: env for env in ENVS}
     for version, env in pythons.items():
-        python = shutil.which(f"python{'.'.join(version.split('.')[:2])}", path=os.environ["PATH"])
+        minor = ".".join(version.split(".")[:2])
+        # The one that these tests' own environment is made of, where it is of that version: no other is known to work.
+        own = Path(sys.base_prefix) / "bin" / f"python{minor}"
+        python = str(own) if own.is_file() else shutil.which(f"python{minor}", path=os.environ["PATH"])
         assert python, f"{env} asks for Python {version}, and there is none like it on the path"
         program = HERE / "conda_standin" / "make_channel.py"
         channel = Path(variables["CONDA_STANDIN_CHANNELS"]) / "conda-forge"

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 import spglib
 
-# spglib's Niggli reduction compares lengths; positions written with two decimals need no more.
+# Relative precision of spglib's Niggli reduction; cells are written to 0.1 Å and whole degrees.
 _NIGGLI_EPS = 1e-4
 
 
@@ -94,14 +94,10 @@ def _with_shift(
         # From every image to every atom, in the nearest cell: (m, n, n, 3).
         apart = (rotated + shift[:, None, :])[:, :, None, :] - coords[None, None, :, :]
         apart = (apart - np.rint(apart)) @ lattice_ang
-        distances = np.linalg.norm(apart, axis=-1)
-        distances[:, other] = np.inf
-        nearest = distances.argmin(axis=2)
+        nearest = np.where(other, np.inf, np.linalg.norm(apart, axis=-1)).argmin(axis=2)
         off = np.take_along_axis(apart, nearest[:, :, None, None], axis=2)[:, :, 0, :]
         off = np.linalg.norm(off - off.mean(axis=1, keepdims=True), axis=-1).max(axis=1)
-        fits = (off < tolerance_ang) & np.isfinite(np.take_along_axis(distances, nearest[:, :, None], 2)).all(
-            axis=(1, 2)
-        )
+        fits = off < tolerance_ang
         found |= fits
         if goal != rarest[0]:
             identity = (rotations == np.eye(3)).all(axis=(1, 2))
