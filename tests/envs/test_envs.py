@@ -65,9 +65,9 @@ def shell(tmp_path_factory):
     pythons = {wanted_of_conda(env)["python"]: env for env in ENVS}
     for version, env in pythons.items():
         minor = ".".join(version.split(".")[:2])
-        # The one that these tests' own environment is made of, where it is of that version: no other is known to work.
-        own = Path(sys.base_prefix) / "bin" / f"python{minor}"
-        python = str(own) if own.is_file() else shutil.which(f"python{minor}", path=os.environ["PATH"])
+        # The system's cannot be moved; the one that this environment is made of may come before it on no path.
+        path = f"{sys.base_prefix}/bin:{os.environ['PATH']}" if sys.base_prefix != "/usr" else os.environ["PATH"]
+        python = shutil.which(f"python{minor}", path=path)
         assert python, f"{env} asks for Python {version}, and there is none like it on the path"
         program = HERE / "conda_standin" / "make_channel.py"
         channel = Path(variables["CONDA_STANDIN_CHANNELS"]) / "conda-forge"
