@@ -93,6 +93,11 @@ def test_operations_within_the_tolerance_need_not_be_a_group():
     assert [count(atoms, tolerance) for tolerance in (0.02, 0.025, 0.03, 0.06)] == [1, 2, 3, 6]
 
 
+def test_a_cell_that_cannot_be_reduced_is_an_error_and_no_symmetry():
+    with pytest.raises(ValueError, match="no Niggli cell"):
+        n_point_operations(np.zeros((3, 3)), np.zeros((1, 3)), np.array([11]), 0.05)
+
+
 def test_a_supercell_has_the_symmetry_of_its_crystal():
     assert count(bulk("NaCl", "rocksalt", a=5.6).repeat((1, 2, 3))) == 48
 

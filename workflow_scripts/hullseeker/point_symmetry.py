@@ -20,22 +20,14 @@ _NIGGLI_EPS = 1e-4
 
 
 @cache
-def _candidates() -> np.ndarray:
-    """Return (n, 3, 3) all matrices of -1, 0, 1 with determinant 1: rotations of any reduced lattice are among them.
-
-    Columns are the images of the three lattice vectors.
-    """
-    every = np.array(list(itertools.product((-1, 0, 1), repeat=9)), dtype=float).reshape(-1, 3, 3)
-    return every[np.rint(np.linalg.det(every)) == 1]
-
-
-@cache
 def _candidate_columns() -> tuple[np.ndarray, np.ndarray]:
-    """Return the 26 vectors (26, 3) of -1, 0, 1, and which three of them make each candidate (n, 3)."""
+    """Return the 26 vectors (26, 3) of -1, 0, 1, and which three of them (n, 3) are the images of a lattice's vectors.
+
+    Those of determinant 1: the rotations of any reduced lattice are among them.
+    """
     vectors = np.array([v for v in itertools.product((-1, 0, 1), repeat=3) if any(v)], dtype=float)
-    place = {tuple(v): i for i, v in enumerate(vectors.astype(int).tolist())}
-    columns = [[place[tuple(c)] for c in w.T.astype(int).tolist()] for w in _candidates()]
-    return vectors, np.array(columns)
+    columns = np.array(list(itertools.product(range(len(vectors)), repeat=3)))
+    return vectors, columns[np.rint(np.linalg.det(vectors[columns])) == 1]
 
 
 def n_point_operations(
@@ -45,12 +37,12 @@ def n_point_operations(
 
     Every lattice vector keeps its length and, at its end, its direction, and every atom finds one of its element, all
     within the tolerance and after the best common shift. Takes (3, 3), (n, 3) and (n,). A cell with a translation
-    inside is made primitive first.
+    inside is made primitive first. ValueError for a cell that cannot be reduced.
     """
     numbers = np.asarray(atomic_numbers)
     reduced = spglib.niggli_reduce(lattice_ang, eps=_NIGGLI_EPS)
-    if reduced is None:  # a cell too flat to reduce
-        return 1
+    if reduced is None or not abs(np.linalg.det(reduced)) > 0:
+        raise ValueError(f"no Niggli cell of {np.asarray(lattice_ang).tolist()} Å; give a cell with a volume")
     # Coordinates in the reduced basis: its rows are integer combinations of the old ones.
     coords = np.asarray(frac_coords) @ (np.asarray(lattice_ang) @ np.linalg.inv(reduced))
     proper = _lattice_rotations(reduced, tolerance_ang)
@@ -60,7 +52,7 @@ def n_point_operations(
         primitive = spglib.find_primitive((reduced, coords, numbers), symprec=tolerance_ang)
         if primitive is not None and len(primitive[2]) < len(numbers):
             return n_point_operations(*primitive, tolerance_ang)
-    return max(int(found.sum()), 1)
+    return int(found.sum())
 
 
 def _lattice_rotations(lattice_ang: np.ndarray, tolerance_ang: float) -> np.ndarray:

@@ -265,7 +265,10 @@ def low_symmetry(batch: Batch, *, tolerance_ang: float) -> TermValues:
     for i in np.flatnonzero(batch.is_answer & batch.is_sound).tolist():
         crystal = batch.crystals[i]
         cell = np.reshape(crystal["lattice_ang"], (3, 3)), np.reshape(crystal["frac_coords"], (-1, 3))
-        n = n_point_operations(*cell, crystal["atomic_numbers"], tolerance_ang)
+        try:
+            n = n_point_operations(*cell, crystal["atomic_numbers"], tolerance_ang)
+        except ValueError:  # what cannot be judged is worth nothing
+            continue
         values[i] = 1.0 - math.log(n) / math.log(_LARGEST_POINT_GROUP)
     return _plain(values)
 
