@@ -16,7 +16,7 @@ ifneq (1,$(words $(CURDIR)))
 $(error Snakemake cannot start scripts with a Python whose path has a space in it; move the checkout out of "$(CURDIR)")
 endif
 
-.PHONY: help demo test test-slurm test-uma test-torch-sim test-envs lint format schema training-table envs rulegraph resources clean
+.PHONY: help demo test test-kills test-slurm test-uma test-torch-sim test-envs lint format training-table envs rulegraph resources clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -35,8 +35,13 @@ demo: $(VENV)/installed
 		$(SNAKEMAKE) --configfile experiments/demo.yaml --report results/demo/report.html
 	@$(BIN)/python workflow_scripts/print_results.py results/demo
 
+# Files side by side, the longest first; tests of a file share what they have made.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest tests/unit tests/golden tests/integration --durations=10
+	$(BIN)/python -m pytest tests/integration tests/golden tests/unit -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+
+# The whole experiment again, killed once in every rule, on this machine.
+test-kills: $(VENV)/installed
+	$(BIN)/python -m pytest tests/kills --durations=5
 
 # The whole experiment and its faults on a real Slurm on this machine: Debian's packages, as root (docs/reliability.md).
 test-slurm: $(VENV)/installed
@@ -70,23 +75,20 @@ test-envs: $(VENV)/installed .venv-conda/installed
 	$(BIN)/python -m pytest tests/envs --durations=10
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check workflow_scripts tests schemas envs bench docs
-	$(BIN)/ruff format --check workflow_scripts tests schemas envs bench docs
+	$(BIN)/ruff check workflow_scripts tests envs bench docs
+	$(BIN)/ruff format --check workflow_scripts tests envs bench docs
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint --configfile experiments/demo.yaml
 
 format: $(VENV)/installed
-	$(BIN)/ruff check --fix workflow_scripts tests schemas envs bench docs
-	$(BIN)/ruff format workflow_scripts tests schemas envs bench docs
+	$(BIN)/ruff check --fix workflow_scripts tests envs bench docs
+	$(BIN)/ruff format workflow_scripts tests envs bench docs
 	$(BIN)/snakefmt Snakefile rules
-
-# After a change of the comments in config.yaml.
-schema: $(VENV)/installed
-	$(BIN)/python schemas/copy_descriptions.py
 
 # After a change of the estimate of memory and time: the table of docs/training_at_scale.md.
 training-table: $(VENV)/installed
-	cd workflow_scripts && ../$(BIN)/python -m hullseeker.settings_that_fit ../docs/training_at_scale.md
+	cd workflow_scripts && ../$(BIN)/python -m hullseeker.language_model.settings_that_fit ../docs/training_at_scale.md
 
 # After a change of a lock, or of what a script imports.
 envs: $(VENV)/installed

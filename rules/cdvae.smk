@@ -23,6 +23,8 @@ if CDVAE:
         priority: 10
         conda:
             "../envs/cdvae.yaml"
+        resources:
+            **on_gpu("train_cdvae", cpus_per_task=4, mem_mb=32000, runtime=2880),
         params:
             settings=CDVAE_TRAINING,
             bounds=CDVAE_BOUNDS,
@@ -45,20 +47,40 @@ if CDVAE:
             system=of_kinds("cdvae"),
         conda:
             "../envs/cdvae.yaml"
+        resources:
+            **on_gpu("sample_cdvae", cpus_per_task=2, mem_mb=16000, runtime=240),
         params:
             settings=lookup("cdvae/sampling", within=config),
             device=lookup("cdvae/device", within=config),
             n_samples=lookup("sampling/n_samples", within=config),
-            n_shards=lookup("sampling/n_shards", within=config),
+            n_shards=n_sample_shards(CDVAE),
             seed=lookup("seed", within=config),
             code=code("sample_cdvae.py"),
         script:
             "../workflow_scripts/sample_cdvae.py"
 
+    # How many test crystals there are, and so how many jobs reconstruct them, is known only then.
+    checkpoint plan_reconstructions:
+        input:
+            materials=f"{RESULTS}/data/materials.parquet",
+        output:
+            plan=f"{RESULTS}/reconstructions/plan.json",
+        log:
+            f"{LOGS}/plan_reconstructions.log",
+        conda:
+            "../envs/hullseeker.yaml"
+        params:
+            block_size=lookup("cdvae/sampling/batch_size", within=config),
+            n_shards=lookup("sampling/n_shards", within=config),
+            code=code("plan_reconstructions.py"),
+        script:
+            "../workflow_scripts/plan_reconstructions.py"
+
     rule reconstruct_cdvae:
         input:
             materials=f"{RESULTS}/data/materials.parquet",
             model=f"{RESULTS}/models/cdvae",
+            plan=f"{RESULTS}/reconstructions/plan.json",
         output:
             reconstructions=temp(f"{RESULTS}/reconstructions/shards/{{shard}}.parquet"),
         log:
@@ -67,10 +89,11 @@ if CDVAE:
             f"{BENCHMARKS}/reconstruct_cdvae/{{shard}}.tsv"
         conda:
             "../envs/cdvae.yaml"
+        resources:
+            **on_gpu("reconstruct_cdvae", cpus_per_task=2, mem_mb=16000, runtime=240),
         params:
             settings=lookup("cdvae/sampling", within=config),
             device=lookup("cdvae/device", within=config),
-            n_shards=lookup("sampling/n_shards", within=config),
             seed=lookup("seed", within=config),
             code=code("reconstruct_cdvae.py"),
         script:
@@ -79,10 +102,7 @@ if CDVAE:
     rule make_reconstruction_table:
         input:
             materials=f"{RESULTS}/data/materials.parquet",
-            shards=expand(
-                f"{RESULTS}/reconstructions/shards/{{shard}}.parquet",
-                shard=range(config["sampling"]["n_shards"]),
-            ),
+            shards=reconstructed,
         output:
             rows=f"{RESULTS}/reconstructions/cdvae.parquet",
             csv=f"{RESULTS}/tables/reconstruction.csv",
@@ -92,7 +112,7 @@ if CDVAE:
         conda:
             "../envs/hullseeker.yaml"
         params:
-            system={"system": CDVAE, "label": config["systems"][CDVAE]["label"]},
+            system={"system": CDVAE, "label": SYSTEM_SETTINGS[CDVAE]["label"]},
             settings=lookup("statistics", within=config),
             seed=lookup("seed", within=config),
             code=code("make_reconstruction_table.py"),

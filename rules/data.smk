@@ -1,6 +1,7 @@
 # The data set: extraction or import, splits, their check, and the competing phases of the hull.
+from hullseeker.workflow.configuration import EMBEDDED_PHASES
+
 SOURCE = config["data"]["source"]
-CACHE = "results/cache"
 SPLIT_FILES = {
     split: config["data"][key]
     for split, key in {
@@ -12,6 +13,14 @@ SPLIT_FILES = {
     if config["data"][key]
 }
 PHASES_FILE = config["data"]["phases"]
+# Ours, beside those of the user's files: their ids get a prefix.
+EMBEDDED = []
+if PHASES_FILE == EMBEDDED_PHASES:
+    PHASES_FILE = None
+    EMBEDDED = [
+        f"resources/{name}.parquet"
+        for name in ("demo_materials", "demo_phases", "elemental_phases")
+    ]
 
 if SOURCE == "demo":
     MATERIALS = "resources/demo_materials.parquet"
@@ -64,8 +73,6 @@ if SOURCE == "materials_project":
             "../envs/materials_project.yaml"
         params:
             settings=lookup("data/materials_project", within=config),
-            max_sites=lookup("data/max_sites", within=config),
-            exclude_elements=lookup("data/exclude_elements", within=config),
             cache_dir=f"{CACHE}/materials_project",
             code=code("extract_materials.py"),
         script:
@@ -119,6 +126,9 @@ rule split_materials:
         f"{BENCHMARKS}/split_materials.tsv"
     conda:
         "../envs/hullseeker.yaml"
+    resources:
+        mem_mb=per_attempt(16000),
+        runtime=per_attempt(60),
     params:
         settings={
             name: config["data"][name]
@@ -142,10 +152,35 @@ rule split_materials:
         "../workflow_scripts/split_materials.py"
 
 
+# Where much of a data set cannot be read, the run ends before anything is trained on the rest. Of a check's params none
+# has the check, and all that follows it, run again: Snakemake keeps no record of params that are functions of the input.
+# Whether what was checked before still passes is looked at before the first job (checked_before in checks.smk).
+# ancient() would not do: Snakemake leaves out what is missing behind it when the check runs again.
+CHECKED_REFUSALS = [f"{RESULTS}/data/refused.csv"] if REFUSED and TRAINS else []
+if CHECKED_REFUSALS:
+
+    rule check_refused:
+        input:
+            read=[MATERIALS, *PHASES],
+            refused=REFUSED,
+        output:
+            csv=CHECKED_REFUSALS[0],
+        log:
+            f"{LOGS}/check_refused.log",
+        conda:
+            "../envs/hullseeker.yaml"
+        params:
+            source=lambda wc, input: SOURCE,
+            max_refused_share=lambda wc, input: config["data"]["max_refused_share"],
+        script:
+            "../workflow_scripts/check_refused.py"
+
+
 # What is trained and tested on passes here; a leak ends the run.
 rule check_splits:
     input:
         materials=f"{RESULTS}/data/split.parquet",
+        refused=CHECKED_REFUSALS,
     output:
         materials=f"{RESULTS}/data/materials.parquet",
         leaks=f"{RESULTS}/data/leaks.csv",
@@ -155,6 +190,9 @@ rule check_splits:
         f"{BENCHMARKS}/check_splits.tsv"
     conda:
         "../envs/hullseeker.yaml"
+    resources:
+        mem_mb=per_attempt(16000),
+        runtime=per_attempt(240),
     params:
         settings={"on_leak": config["data"]["on_leak"] if TRAINS else "report"},
         seed=lookup("seed", within=config),
@@ -168,6 +206,7 @@ rule select_phases:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
         phases=ancient(PHASES) if SOURCE == "demo" else PHASES,
+        embedded=ancient(EMBEDDED),
         elements=ancient("resources/elemental_phases.parquet"),
         samples=of_systems("samples"),
     output:
@@ -178,11 +217,14 @@ rule select_phases:
         f"{BENCHMARKS}/select_phases.tsv"
     conda:
         "../envs/hullseeker.yaml"
+    resources:
+        mem_mb=per_attempt(16000),
+        runtime=per_attempt(60),
     params:
         content=[
             content(path)
             for path in ["resources/elemental_phases.parquet"]
-            + (PHASES if SOURCE == "demo" else [])
+            + (PHASES if SOURCE == "demo" else EMBEDDED)
         ],
         reference=lookup("hull/reference", within=config),
         code=code("select_phases.py"),
@@ -190,9 +232,37 @@ rule select_phases:
         "../workflow_scripts/select_phases.py"
 
 
-rule relax_phases:
+# The table of phases and the cache of what was relaxed before are read once; jobs get what is left, if anything is.
+checkpoint plan_phase_relaxations:
     input:
         phases=f"{RESULTS}/data/phases_needed.parquet",
+    output:
+        plan=f"{RESULTS}/data/phases_planned/{{evaluator}}/plan.json",
+        to_relax=f"{RESULTS}/data/phases_planned/{{evaluator}}/to_relax.parquet",
+        known=f"{RESULTS}/data/phases_planned/{{evaluator}}/known.parquet",
+    log:
+        f"{LOGS}/plan_phase_relaxations/{{evaluator}}.log",
+    benchmark:
+        f"{BENCHMARKS}/plan_phase_relaxations/{{evaluator}}.tsv"
+    conda:
+        evaluator_env
+    resources:
+        mem_mb=per_attempt(16000),
+        runtime=per_attempt(60),
+    params:
+        relax=lookup("{evaluator}", within=EVALUATORS),
+        n_shards=lookup("hull/n_shards", within=config),
+        phases_per_job=lookup("hull/phases_per_job", within=config),
+        cache_dir=f"{CACHE}/relaxed_phases",
+        weights=evaluator_weights,
+        code=lambda wc: [code("plan_phase_relaxations.py"), *evaluator_code(wc)],
+    script:
+        "../workflow_scripts/plan_phase_relaxations.py"
+
+
+rule relax_phases:
+    input:
+        to_relax=f"{RESULTS}/data/phases_planned/{{evaluator}}/to_relax.parquet",
     output:
         relaxed=temp(f"{RESULTS}/data/relaxed_phases/{{evaluator}}/{{shard}}.parquet"),
     log:
@@ -201,9 +271,10 @@ rule relax_phases:
         f"{BENCHMARKS}/relax_phases/{{evaluator}}/{{shard}}.tsv"
     conda:
         evaluator_env
+    resources:
+        **on_gpu("relax_phases", cpus_per_task=1, mem_mb=8000, runtime=720),
     params:
         relax=lookup("{evaluator}", within=EVALUATORS),
-        n_shards=lookup("hull/n_shards", within=config),
         cache_dir=f"{CACHE}/relaxed_phases",
         weights=evaluator_weights,
         code=lambda wc: [code("relax_phases.py"), *evaluator_code(wc)],
@@ -214,14 +285,7 @@ rule relax_phases:
 rule build_reference:
     input:
         phases=f"{RESULTS}/data/phases_needed.parquet",
-        relaxed=(
-            []
-            if config["hull"]["reference"] == "mp"
-            else expand(
-                f"{RESULTS}/data/relaxed_phases/{{{{evaluator}}}}/{{shard}}.parquet",
-                shard=range(config["hull"]["n_shards"]),
-            )
-        ),
+        relaxed=relaxed_phases,
     output:
         phases=f"{RESULTS}/data/phases/{{evaluator}}.parquet",
         refused=f"{RESULTS}/data/phases_failed/{{evaluator}}.parquet",
@@ -230,7 +294,10 @@ rule build_reference:
     benchmark:
         f"{BENCHMARKS}/build_reference/{{evaluator}}.tsv"
     conda:
-        "../envs/potentials.yaml"
+        "../envs/hullseeker.yaml"
+    resources:
+        mem_mb=per_attempt(16000),
+        runtime=per_attempt(60),
     params:
         relax=lookup("{evaluator}", within=EVALUATORS),
         reference=lookup("hull/reference", within=config),

@@ -19,7 +19,11 @@ rule compute_hull:
     params:
         settings={
             name: config["hull"][name]
-            for name in ("reference", "lowest_formation_energy_ev_per_atom")
+            for name in (
+                "reference",
+                "lowest_formation_energy_ev_per_atom",
+                "trusted_down_to_ev_per_atom",
+            )
         },
         code=code("compute_hull.py"),
     script:
@@ -52,10 +56,39 @@ rule assess_novelty:
         f"{LOGS}/assess_novelty/{{system}}.log",
     conda:
         "../envs/hullseeker.yaml"
+    resources:
+        mem_mb=per_attempt(8000),
+        runtime=per_attempt(240),
     params:
         code=code("assess_novelty.py"),
     script:
         "../workflow_scripts/assess_novelty.py"
+
+
+# What the audit compares with is the same for all systems: it is evaluated once.
+rule evaluate_references:
+    input:
+        samples=of_systems("samples"),
+        materials=f"{RESULTS}/data/materials.parquet",
+        phases=f"{RESULTS}/data/phases/{EVALUATOR}.parquet",
+    output:
+        f"{RESULTS}/data/audit_references.parquet",
+    log:
+        f"{LOGS}/evaluate_references.log",
+    conda:
+        "../envs/potentials.yaml"
+    resources:
+        **on_gpu("evaluate_references", cpus_per_task=1, mem_mb=8000, runtime=240),
+    params:
+        settings={
+            "potential": "chgnet",
+            "model": None,
+            "device": config["grpo"]["reward_device"],
+        },
+        cache_dir=f"{CACHE}/reward_energies",
+        code=code("evaluate_references.py"),
+    script:
+        "../workflow_scripts/evaluate_references.py"
 
 
 rule audit_rewards:
@@ -63,7 +96,7 @@ rule audit_rewards:
         samples=f"{RESULTS}/samples/{{system}}.parquet",
         relaxed=f"{RESULTS}/relaxed/{EVALUATOR}/{{system}}.parquet",
         hull=f"{RESULTS}/hull/{EVALUATOR}/{{system}}.parquet",
-        materials=f"{RESULTS}/data/materials.parquet",
+        references=f"{RESULTS}/data/audit_references.parquet",
         phases=f"{RESULTS}/data/phases/{EVALUATOR}.parquet",
     output:
         f"{RESULTS}/audit/{{system}}.parquet",
@@ -71,6 +104,8 @@ rule audit_rewards:
         f"{LOGS}/audit_rewards/{{system}}.log",
     conda:
         "../envs/potentials.yaml"
+    resources:
+        **on_gpu("audit_rewards", cpus_per_task=1, mem_mb=8000, runtime=240),
     params:
         settings={
             "device": config["grpo"]["reward_device"],
@@ -90,11 +125,14 @@ rule featurize_samples:
         f"{LOGS}/featurize_samples/{{system}}.log",
     conda:
         "../envs/fingerprints.yaml"
+    resources:
+        mem_mb=per_attempt(8000),
+        runtime=per_attempt(480),
     params:
         settings={"time_limit_s": config["table2"]["fingerprint_time_limit_s"]},
         schema="samples",
         cache_dir=f"{CACHE}/fingerprints",
-        code=code("featurize_structures.py"),
+        code=code("featurize_structures.py", "samples"),
     script:
         "../workflow_scripts/featurize_structures.py"
 
@@ -108,12 +146,13 @@ use rule featurize_samples as featurize_split with:
         f"{LOGS}/featurize_split/{{split}}.log",
     wildcard_constraints:
         split="train|test",
+    resources:
+        mem_mb=per_attempt(8000),
+        runtime=per_attempt(1440),
     params:
-        settings={"time_limit_s": config["table2"]["fingerprint_time_limit_s"]},
         schema="materials",
         split="{split}",
-        cache_dir=f"{CACHE}/fingerprints",
-        code=code("featurize_structures.py"),
+        code=code("featurize_structures.py", "materials"),
 
 
 # The tables that need no relaxation take the share of prompted formulas from here, not from Table 1.
@@ -209,6 +248,9 @@ rule make_table2:
         f"{LOGS}/make_table2.log",
     conda:
         "../envs/fingerprints.yaml"
+    resources:
+        mem_mb=per_attempt(32000),
+        runtime=per_attempt(240),
     params:
         systems=SYSTEM_LABELS,
         settings={**config["table2"], **config["statistics"]},

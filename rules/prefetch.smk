@@ -1,5 +1,5 @@
 # What needs a network, fetched where there is one: data, base model, evaluators' weights; and all of it in one file.
-from hullseeker.hub_models import folder_in_cache
+from hullseeker.language_model.hub_models import folder_in_cache
 
 PREFETCHED = f"{CACHE}/prefetched"
 # A folder of the user's own is no hub name.
@@ -46,25 +46,25 @@ rule fetch_evaluator:
         "../workflow_scripts/fetch_evaluator.py"
 
 
-PRODUCTS["prefetch"] = [
+TO_PREFETCH = [
     *EXTRACTED,
     *FETCHED_MODEL,
     *expand(f"{PREFETCHED}/evaluator-{{evaluator}}.json", evaluator=EVALUATORS),
 ]
-PRODUCTS["bundle"] = [f"results/bundles/{config['experiment']}.tar"]
+BUNDLE = f"results/bundles/{config['experiment']}.tar"
 
 
 rule prefetch:
     input:
-        PRODUCTS["prefetch"],
+        TO_PREFETCH,
     localrule: True
 
 
 rule pack_bundle:
     input:
-        PRODUCTS["prefetch"],
+        TO_PREFETCH,
     output:
-        PRODUCTS["bundle"],
+        BUNDLE,
     log:
         f"{LOGS}/pack_bundle.log",
     localrule: True
@@ -72,20 +72,17 @@ rule pack_bundle:
         "../envs/hullseeker.yaml"
     params:
         experiment=config["experiment"],
-        overlays=[
-            str(path)
-            for path in workflow.config_settings.configfiles or []
-            if Path(path).name not in PRODUCTS
-        ],
+        overlays=list(map(str, workflow.config_settings.configfiles or [])),
         named=[
             path
             for path in (
                 *(config["data"][k] for k in ("materials", "train", "val", "test")),
-                config["data"]["phases"],
+                PHASES_FILE,
                 config["prompt"]["path"],
                 None if HUB_MODEL else BASE_MODEL,
-                *(system.get("path") for system in config["systems"].values()),
+                *(system.get("path") for system in SYSTEM_SETTINGS.values()),
                 *(one["model"] for one in EVALUATORS.values()),
+                *map(str, OVERLAYS),
             )
             if path and Path(path).exists()
         ],
@@ -98,5 +95,5 @@ rule pack_bundle:
 
 rule bundle:
     input:
-        PRODUCTS["bundle"],
+        BUNDLE,
     localrule: True

@@ -1,58 +1,36 @@
 # Tables and figures for people.
-HULL_PHASES = {
-    "evaluator": "competing phases with energies of the evaluator itself",
-    "mp": "the Materials Project's corrected energies; uncorrected ones of the evaluator got the MP2020 corrections",
-}
-ABOUT_CDVAE = (
-    [
-        f"{config['systems'][CDVAE]['label']}: our own implementation; its decoder is built after PaiNN and stands in for "
-        "the original's GemNet-T. It draws without a prompt."
-    ]
-    if CDVAE
-    else []
+from hullseeker.report.titles import (
+    TITLE_OF_DATA_CARD,
+    TITLE_OF_DATA_CARD_FIGURE,
+    TITLE_OF_FIGURE2_BY_EVALUATOR,
+    footnotes,
+    lowest_trusted,
+    title_of_evaluator,
 )
-FOOTNOTES = {
-    **{
-        table: [
-            f"Evaluator: {EVALUATOR_LABELS[evaluator]}. "
-            f"Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom "
-            f"on the hull of {HULL_PHASES[config['hull']['reference']]}.",
-            "Of relaxed: samples whose relaxation converged. Of all: every sample drawn, whatever became of it.",
-            *ABOUT_CDVAE,
-        ]
-        for table, evaluator in {"table1": EVALUATOR, **TABLES_PER_CROSS_CHECK}.items()
-    },
-    "cross_evaluator": [
-        f"Of all samples drawn: without a verdict of an evaluator (failed, not converged, no reference) a sample is "
-        "not stable under it. "
-        f"Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom "
-        f"on the hull of {HULL_PHASES[config['hull']['reference']]}.",
-        "ρ and the difference: over samples with an E_hull of both.",
-    ],
-    "table2": [
-        f"On raw samples, of all drawn. Structure validity: the {config['table2']['structure_validity']} definition. "
-        "Composition validity: smact with oxidation states smact14. Composition fingerprints scaled by "
-        f"{config['table2']['composition_scaler']}.",
-        *ABOUT_CDVAE,
-    ],
-    "reconstruction": [
-        "Test crystals encoded to the mean of z and decoded with their number of atoms, of all in the test set. "
-        "A match: StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10). In the paper: Xie et al. 2021 on MP-20.",
-        *ABOUT_CDVAE,
-    ],
-    "sun": [
-        f"Of all samples drawn. Stable: E_hull below {config['hull']['stable_below_ev_per_atom']:g} eV/atom; "
-        "on the hull: at most 0."
-    ],
-    "audit": [
-        f"CHGNet on generated structures as they stand, against {EVALUATOR_LABELS[EVALUATOR]}; "
-        "each on its own elemental phases.",
-        *(
-            f"Before RL: {config['systems'][start]['label']}, for {config['systems'][name]['label']}."
-            for name, start in BEFORE_RL.items()
-        ),
-    ],
+
+TRUSTED_DOWN_TO = lowest_trusted(config["hull"]["trusted_down_to_ev_per_atom"])
+# The paper's rows, each beside the system that the config gives it to.
+PAPER_ROWS = {
+    name: system["paper_row"]
+    for name, system in SYSTEM_SETTINGS.items()
+    if "paper_row" in system
 }
+FOOTNOTES = footnotes(
+    config,
+    {
+        "table1": EVALUATOR_LABELS[EVALUATOR],
+        **{
+            table: EVALUATOR_LABELS[name]
+            for table, name in TABLES_PER_CROSS_CHECK.items()
+        },
+    },
+    cdvae_label=SYSTEM_SETTINGS[CDVAE]["label"] if CDVAE else None,
+    cdvae_has_paper_row=CDVAE in PAPER_ROWS,
+    before_rl=[
+        (SYSTEM_SETTINGS[name]["label"], SYSTEM_SETTINGS[start]["label"])
+        for name, start in BEFORE_RL.items()
+    ],
+)
 
 
 # The share that obeys the formula stands beside every rate, so these tables also print it.
@@ -67,7 +45,7 @@ PARAMS_OF_EVALUATORS = {
     },
 }
 
-for table in TABLES:
+for table in TABLE_TITLES:
     # It has lines of its own: values by seed, differences, ratios.
     if table == "comparison":
         continue
@@ -94,7 +72,7 @@ for table in TABLES:
                 labels={"table": TABLE_TITLES[table]},
             ),
         log:
-            f"{LOGS}/render_tables/{table}.log",
+            f"{LOGS}/render_{table}.log",
         # What further evaluators are called, no profile can know.
         group:
             "tables" if table in TABLES_PER_CROSS_CHECK else None
@@ -104,7 +82,9 @@ for table in TABLES:
             **PARAMS_OF_EVALUATORS.get(table, {}),
             table=kind,
             footnotes={kind: FOOTNOTES.get(table, [])},
+            trusted_down_to=TRUSTED_DOWN_TO,
             structure_validity=lookup("table2/structure_validity", within=config),
+            paper_rows=PAPER_ROWS,
             code=code("render_tables.py"),
         script:
             "../workflow_scripts/render_tables.py"
@@ -131,11 +111,8 @@ if COMPARED:
         params:
             baseline=BASELINE,
             n_replicates=lookup("replicates", within=config),
-            footnotes=[
-                "Brackets: 95% intervals over prompts and replicates. "
-                f"Replicates, a training seed each: {config['replicates']}.",
-                f"Evaluator: {EVALUATOR_LABELS[EVALUATOR]}.",
-            ],
+            footnotes=FOOTNOTES["comparison"],
+            trusted_down_to=TRUSTED_DOWN_TO,
             code=code("render_comparison.py"),
         script:
             "../workflow_scripts/render_comparison.py"
@@ -190,10 +167,6 @@ use rule plot_figure1 as plot_figure3 with:
         f"{LOGS}/plot_figure3.log",
     params:
         figure="figure3",
-        systems=SYSTEM_LABELS,
-        settings={"n_rows": config["figures"]["n_crystals"]},
-        seed=lookup("seed", within=config),
-        code=code("plot_crystals.py"),
 
 
 rule plot_hull_distribution:
@@ -228,7 +201,7 @@ if CROSS_CHECKS:
                 f"{RESULTS}/figures/figure2_{{evaluator}}.png",
                 caption="../report/figure2.rst",
                 category="Figures",
-                labels={"figure": "Figure 2 under {evaluator}: energy above hull"},
+                labels={"figure": TITLE_OF_FIGURE2_BY_EVALUATOR},
             ),
             csv=f"{RESULTS}/figures/figure2_{{evaluator}}.csv",
         log:
@@ -236,12 +209,8 @@ if CROSS_CHECKS:
         wildcard_constraints:
             evaluator="|".join(CROSS_CHECKS),
         params:
-            systems=SYSTEM_LABELS,
-            settings=STATISTICS,
             evaluator=lookup("{evaluator}", within=EVALUATOR_LABELS),
-            title=lambda wc: f"Evaluator: {EVALUATOR_LABELS[wc.evaluator]}",
-            seed=lookup("seed", within=config),
-            code=code("plot_hull_distribution.py"),
+            title=lambda wc: title_of_evaluator(EVALUATOR_LABELS[wc.evaluator]),
 
 
 rule plot_training_curves:
@@ -258,7 +227,7 @@ rule plot_training_curves:
         curves=[
             {
                 "key": key,
-                "label": config["systems"][system]["label"],
+                "label": SYSTEM_SETTINGS[system]["label"],
                 "position": SYSTEMS.index(system),
             }
             for key, system in SYSTEM_OF_CURVE.items()
@@ -294,20 +263,21 @@ rule make_data_card:
         leaks=f"{RESULTS}/data/leaks.csv",
         refused=REFUSED,
         phases=ancient(PHASES) if SOURCE == "demo" else PHASES,
+        embedded=ancient(EMBEDDED),
     output:
         md=f"{RESULTS}/data/card.md",
         html=report(
             f"{RESULTS}/data/card.html",
             caption="../report/data_card.rst",
             category="Data",
-            labels={"data": "Data card"},
+            labels={"data": TITLE_OF_DATA_CARD},
         ),
         pdf=f"{RESULTS}/data/card.pdf",
         png=report(
             f"{RESULTS}/data/card.png",
             caption="../report/data_card_figure.rst",
             category="Data",
-            labels={"data": "Cells, elements, energies"},
+            labels={"data": TITLE_OF_DATA_CARD_FIGURE},
         ),
     log:
         f"{LOGS}/make_data_card.log",

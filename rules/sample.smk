@@ -1,4 +1,7 @@
 # Draws from every language model, in shards, and samples of other generators from files; every draw is a row.
+from hullseeker.runtime.provenance import cif_files_of
+
+
 rule sample_structures:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
@@ -14,13 +17,16 @@ rule sample_structures:
         system=of_kinds("language_model"),
     conda:
         "../envs/language_model.yaml"
+    resources:
+        **on_gpu("sample_structures", cpus_per_task=4, mem_mb=32000, runtime=240),
     params:
-        base_model=lookup("base_model", within=config),
+        base_model=LOADED_MODEL,
         base_model_content=content(BASE_MODEL),
         prompt=lookup("prompt", within=config),
         prompt_content=content(config["prompt"]["path"]),
         crystal_text=lookup("crystal_text", within=config),
-        settings=lookup("sampling", within=config),
+        settings={k: v for k, v in config["sampling"].items() if k != "n_shards"},
+        n_shards=lambda wc: n_sample_shards(wc.system),
         seed=lookup("seed", within=config),
         code=code("sample_structures.py"),
     script:
@@ -29,9 +35,9 @@ rule sample_structures:
 
 rule merge_samples:
     input:
-        shards=expand(
-            f"{RESULTS}/samples/shards/{{{{system}}}}/{{shard}}.parquet",
-            shard=range(config["sampling"]["n_shards"]),
+        shards=lambda wc: expand(
+            f"{RESULTS}/samples/shards/{wc.system}/{{shard}}.parquet",
+            shard=range(n_sample_shards(wc.system)),
         ),
     output:
         table=f"{RESULTS}/samples/{{system}}.parquet",
@@ -44,14 +50,14 @@ rule merge_samples:
     params:
         schema="samples",
         n_rows=lookup("sampling/n_samples", within=config),
-        code=code("merge_shards.py"),
+        code=code("merge_shards.py", "samples"),
     script:
         "../workflow_scripts/merge_shards.py"
 
 
 rule import_samples:
     input:
-        lambda wc: files_of(config["systems"][wc.system]["path"], "*.cif"),
+        lambda wc: cif_files_of(SYSTEM_SETTINGS[wc.system]["path"]),
     output:
         samples=f"{RESULTS}/samples/{{system}}.parquet",
     log:
@@ -63,7 +69,7 @@ rule import_samples:
     conda:
         "../envs/hullseeker.yaml"
     params:
-        path=lookup("systems/{system}/path", within=config),
+        path=lookup("{system}/path", within=SYSTEM_SETTINGS),
         code=code("import_samples.py"),
     script:
         "../workflow_scripts/import_samples.py"

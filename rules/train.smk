@@ -1,4 +1,7 @@
 # Supervised finetuning and GRPO. A killed run goes on from its last checkpoint.
+from hullseeker.language_model.gguf_source import is_package
+from hullseeker.language_model.scale import training_env
+
 if PREPARED_MODEL:
 
     # Weights of a GGUF file, dequantised. Where a package is to be downloaded, on the machine that has the network.
@@ -26,9 +29,35 @@ if PREPARED_MODEL:
             "../workflow_scripts/prepare_base_model.py"
 
 
+# A step of GRPO takes so many different prompts; where there are fewer, the run ends before anything is trained.
+# Its params have nothing run again, as in check_refused.
+PROMPTS_PER_STEP = {
+    chain: GRPO_SETTINGS[chain]["prompts_per_step"] for chain in HULLS_OF_REWARD
+}
+CHECKED_PROMPTS = [f"{RESULTS}/data/prompts.csv"] if PROMPTS_PER_STEP else []
+if CHECKED_PROMPTS:
+
+    rule check_prompts:
+        input:
+            materials=f"{RESULTS}/data/materials.parquet",
+            prompt=ancient(config["prompt"]["path"]),
+        output:
+            csv=CHECKED_PROMPTS[0],
+        log:
+            f"{LOGS}/check_prompts.log",
+        conda:
+            "../envs/hullseeker.yaml"
+        params:
+            formula=lambda wc, input: config["prompt"]["formula"],
+            prompts_per_step=lambda wc, input: PROMPTS_PER_STEP,
+        script:
+            "../workflow_scripts/check_prompts.py"
+
+
 rule train_sft:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
+        checked=CHECKED_PROMPTS,
         model=PREPARED_MODEL,
         prompt=ancient(config["prompt"]["path"]),
     output:
@@ -45,8 +74,10 @@ rule train_sft:
     conda:
         f"../envs/{training_env(config['sft'])}"
     threads: threads_of_training(config["sft"])
+    resources:
+        **on_gpu("train_sft", cpus_per_task=8, mem_mb=64000, runtime=1440),
     params:
-        base_model=lookup("base_model", within=config),
+        base_model=LOADED_MODEL,
         base_model_content=content(BASE_MODEL),
         prompt=lookup("prompt", within=config),
         prompt_content=content(config["prompt"]["path"]),
@@ -64,6 +95,7 @@ rule train_sft:
 rule build_reward_reference:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
+        checked=CHECKED_PROMPTS,
         elements=ancient("resources/elemental_phases.parquet"),
     output:
         f"{RESULTS}/data/reward_reference/{{reward_potential}}.parquet",
@@ -74,11 +106,16 @@ rule build_reward_reference:
     priority: 10
     conda:
         "../envs/potentials.yaml"
+    resources:
+        **on_gpu("build_reward_reference", cpus_per_task=1, mem_mb=8000, runtime=240),
     params:
         settings=lookup("{reward_potential}", within=REWARD_POTENTIALS),
         elements_content=content("resources/elemental_phases.parquet"),
         cache_dir=f"{CACHE}/reward_energies",
-        code=code("build_reward_reference.py"),
+        code=lambda wc: code(
+            "build_reward_reference.py",
+            REWARD_POTENTIALS[wc.reward_potential]["potential"],
+        ),
     script:
         "../workflow_scripts/build_reward_reference.py"
 
@@ -86,6 +123,7 @@ rule build_reward_reference:
 rule train_grpo:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
+        checked=CHECKED_PROMPTS,
         prompt=ancient(config["prompt"]["path"]),
         model=lambda wc: model_before(wc.stages, "grpo"),
         reward_hulls=lambda wc: expand(
@@ -100,13 +138,15 @@ rule train_grpo:
     benchmark:
         f"{BENCHMARKS}/train_grpo/{{stages}}.tsv"
     wildcard_constraints:
-        stages=r"(sft-)?grpo(-\w+)?(\.\d+)?",
+        stages=r"(sft-)?grpo(-[\w-]+)?(\.\d+)?",
     priority: 10
     conda:
         lambda wc: f"../envs/{training_env(GRPO_SETTINGS[wc.stages])}"
     threads: lambda wc: threads_of_training(GRPO_SETTINGS[wc.stages])
+    resources:
+        **on_gpu("train_grpo", cpus_per_task=8, mem_mb=64000, runtime=1440),
     params:
-        base_model=lookup("base_model", within=config),
+        base_model=LOADED_MODEL,
         base_model_content=content(BASE_MODEL),
         prompt=lookup("prompt", within=config),
         prompt_content=content(config["prompt"]["path"]),
@@ -115,6 +155,9 @@ rule train_grpo:
         accelerate_content=lambda wc: content_of_accelerate(GRPO_SETTINGS[wc.stages]),
         seed=lookup("seed", within=config),
         checkpoints=f"{RESULTS}/checkpoints/{{stages}}",
-        code=code("train_grpo.py"),
+        code=lambda wc: code(
+            "train_grpo.py",
+            *(potential for potential, _ in HULLS_OF_REWARD[wc.stages].values()),
+        ),
     script:
         "../workflow_scripts/train_grpo.py"

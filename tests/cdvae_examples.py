@@ -5,7 +5,7 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 from hullseeker.cdvae.data import BondGraph, bonds_of_crystals, collate, join_bonds, niggli_crystal
-from hullseeker.structures import from_structure
+from hullseeker.tables.structures import from_structure
 
 BOUNDS = {
     "min_length_ang": 1.0,

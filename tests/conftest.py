@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from hullseeker.structures import from_structure
+from hullseeker.tables.structures import from_structure
 
 
 def make_row(structure: Structure, **columns) -> dict:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import yaml
-
-from hullseeker.launching import Job, Section
-from hullseeker.tables import read_table, write_table
+from configs import config_of
+from hullseeker.language_model.launching import Job, Section
+from hullseeker.tables.parquet import read_table, write_table
 
 ROOT = Path(__file__).parents[1]
 N_CRYSTALS = 24
@@ -13,8 +12,7 @@ N_CRYSTALS = 24
 
 def settings_of(stage: str, **changes) -> dict:
     """Return the settings of sft or grpo as experiments/test.yaml has them, and what is changed."""
-    settings = yaml.safe_load((ROOT / "config.yaml").read_text())[stage]
-    settings |= yaml.safe_load((ROOT / "experiments" / "test.yaml").read_text())[stage]
+    settings = config_of("test")[stage]
     if stage == "grpo":
         settings["terms"] = {
             "formula_match": {},
@@ -39,7 +37,7 @@ def job(folder: Path, stage: str, model: str | Path = ROOT / "resources" / "base
         params=Section(
             base_model=base,
             prompt={"path": "resources/prompt.txt", "formula": "reduced"},
-            crystal_text=yaml.safe_load((ROOT / "config.yaml").read_text())["crystal_text"] | {"max_atoms": 24},
+            crystal_text=config_of("test")["crystal_text"],
             settings=Section(settings_of(stage, **changes)),
             seed=1,
             checkpoints=str(folder / "checkpoints"),

@@ -14,13 +14,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow_scripts"
-# By environment: what potentials.py imports for evaluators and an engine that do not run there.
+# By environment: what modules of potentials import for an engine that does not run there.
 OF_OTHER_EVALUATORS = {
     "potentials.yaml": {"sevenn.torchsim"},
     "language_model.yaml": {"sevenn.torchsim"},
     "vllm.yaml": {"sevenn.torchsim"},
-    "uma.yaml": {"chgnet", "sevenn", "torch_geometric"},
-    "torch_sim.yaml": {"chgnet"},
 }
 
 

@@ -2,12 +2,12 @@
 
 import time
 
-from hullseeker.energy_scales import MP_SOURCE
-from hullseeker.logs import logging_to
-from hullseeker.provenance import describe_run
-from hullseeker.structures import COLUMNS
-from hullseeker.tables import merge_tables, read_table, write_table
-from relax_phases import evaluator_name, has_energy_of
+from hullseeker.potentials.energy_scales import MP_SOURCE
+from hullseeker.relaxation.phases import evaluator_name, has_energy_of
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import merge_tables, read_table, write_table
+from hullseeker.tables.structures import COLUMNS
 
 
 def with_energies(phases: list[dict], relaxed: dict[str, dict], evaluator: str) -> tuple[list[dict], list[dict]]:

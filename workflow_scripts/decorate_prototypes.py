@@ -5,11 +5,11 @@ import time
 
 import numpy as np
 
-from hullseeker.logs import logging_to, progress
-from hullseeker.prototypes import Substitutions, decorate, load_prototypes
-from hullseeker.provenance import describe_run, seed_for
-from hullseeker.structures import from_structure, reduced_formula
-from hullseeker.tables import write_table
+from hullseeker.data.prototypes import Substitutions, decorate, load_prototypes
+from hullseeker.runtime.logs import logging_to, progress
+from hullseeker.runtime.provenance import describe_run, seed_for
+from hullseeker.tables.parquet import write_table
+from hullseeker.tables.structures import from_structure, reduced_formula
 
 # Larger cells cost most of the relaxation; a share of them, random since the order is by hash, is enough.
 N_BLOCKS = 64

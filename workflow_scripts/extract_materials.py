@@ -6,10 +6,11 @@ import time
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hullseeker.logs import logging_to
-from hullseeker.materials_project import MaterialsProject, download, summary_row
-from hullseeker.provenance import describe_run
-from hullseeker.tables import SCHEMAS, read_table, write_table
+from hullseeker.data.materials_project import MaterialsProject, download, summary_row
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.schemas import SCHEMAS
 
 FIELDS = ("material_id", "structure", "theoretical")
 ENERGIES = (
@@ -21,14 +22,12 @@ ENERGIES = (
 )
 
 
-def query_of(settings: dict, max_sites: int, exclude_elements: list[str]) -> dict:
-    """Return the query parameters of the server for the config's filters."""
-    query = {"deprecated": False, "nsites_max": max_sites}
-    if settings["icsd_only"]:
-        query["theoretical"] = False
-    if exclude_elements:
-        query["exclude_elements"] = ",".join(exclude_elements)
-    return query
+def query_of(settings: dict) -> dict:
+    """Return the query parameters of the server for the config's filters.
+
+    What is too large to train on, or has an excluded element, is downloaded: a sample of it is not novel.
+    """
+    return {"deprecated": False} | ({"theoretical": False} if settings["icsd_only"] else {})
 
 
 def with_energies(materials: pa.Table, phases: pa.Table) -> tuple[pa.Table, list[dict]]:
@@ -52,7 +51,7 @@ def main(snakemake) -> None:
         source = MaterialsProject(
             settings["endpoint"], settings["max_attempts"], settings["longest_wait_s"], log.warning
         )
-        query = query_of(settings, params.max_sites, list(params.exclude_elements))
+        query = query_of(settings)
         materials, refused, n_documents = download(
             source, "summary", query | {"_sort_fields": "material_id"}, FIELDS, summary_row, params.cache_dir,
             settings["page_size"], log.info,

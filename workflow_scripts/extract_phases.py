@@ -3,10 +3,10 @@
 import json
 import time
 
-from hullseeker.logs import logging_to
-from hullseeker.materials_project import MaterialsProject, download, thermo_row
-from hullseeker.provenance import describe_run
-from hullseeker.tables import write_table
+from hullseeker.data.materials_project import MaterialsProject, download, thermo_row
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import write_table
 
 FIELDS = (
     "material_id",

@@ -5,19 +5,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from hullseeker.fingerprints import FEATURIZER_VERSION, FingerprintCache, fingerprint_columns
-from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.provenance import describe_run
-from hullseeker.structures import content_key, has_structure
-from hullseeker.tables import read_table, write_table
-from hullseeker.time_limits import TimeLimitError, time_limit
-from hullseeker.validity import OXIDATION_STATES_SET, composition_valid, structure_valid_cdvae, structure_valid_paper
+from hullseeker.data.selection import rows_in_use
+from hullseeker.metrics.fingerprints import FEATURIZER_VERSION, FingerprintCache, fingerprint_columns
+from hullseeker.metrics.validity import (
+    OXIDATION_STATES_SET,
+    composition_valid,
+    structure_valid_cdvae,
+    structure_valid_paper,
+)
+from hullseeker.runtime.logs import close_with_counts, logging_to, progress
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.runtime.time_limits import TimeLimitError, time_limit
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.structures import content_key, has_structure
 
 ROWS_PER_SAVE = 500
 
 
 def rows_of_split(rows: Sequence[Mapping], split: str | None) -> list[Mapping]:
-    """Return the rows of one split, all of them for None."""
+    """Return the rows of one split, all of them for None; of test those in use: coverage is of the test set."""
+    if split == "test":
+        return rows_in_use(rows, split)
     return [row for row in rows if split is None or row["split"] == split]
 
 
@@ -103,6 +111,8 @@ def main(snakemake) -> None:
         log.info("%d rows, featurizer %s, cache %s", len(rows), FEATURIZER_VERSION, params.cache_dir)
         cache = FingerprintCache(params.cache_dir)
         featurized = featurize(rows, cache, settings["time_limit_s"], int(snakemake.threads), log.info)
+        for row, columns in zip(rows, featurized, strict=True):
+            columns["left_out"] = row.get("left_out")
         about = describe_run(settings, [snakemake.input.structures]) | {
             "featurizer_version": FEATURIZER_VERSION,
             "oxidation_states_set": OXIDATION_STATES_SET,

@@ -1,27 +1,37 @@
 """Download the base model into the hub's cache, where jobs without a network find it."""
 
 import json
-import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from hullseeker.hub_models import hub_cache, missing_in_model
-from hullseeker.logs import logging_to
-from hullseeker.provenance import sha256_of_file
-from hullseeker.tables import replacing
-
-# Safetensors alone: no pickles, and each weight once.
-WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+from hullseeker.language_model.hub_access import refusal_of_hub
+from hullseeker.language_model.hub_models import WANTED, hub_cache, missing_in_model
+from hullseeker.language_model.model_check import unusable_model
+from hullseeker.runtime.atomic_writes import replacing
+from hullseeker.runtime.credentials import TOKEN_VARIABLES, hub_login
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import sha256_of_file
 
 
 def fetch(model: str) -> dict:
-    """Return model, revision and the SHA-256 of each file; OSError where the hub or the model lacks something."""
-    snapshot = Path(
-        snapshot_download(model, allow_patterns=WANTED, cache_dir=hub_cache(), token=os.environ.get("HF_TOKEN"))
-    )
+    """Return model, revision and the SHA-256 of each file.
+
+    OSError where the hub or the model lacks something, CredentialError where the token cannot be used.
+    """
+    login = hub_login()
+    # A token of the file is left to the library, which renews one that expires.
+    token = login[1] if login and login[0] in TOKEN_VARIABLES else None
+    try:
+        snapshot = Path(snapshot_download(model, allow_patterns=WANTED, cache_dir=hub_cache(), token=token))
+    except OSError:
+        if refusal := refusal_of_hub(model):
+            raise OSError(f"{model} cannot be fetched: {refusal}") from None
+        raise
     if lacks := missing_in_model(snapshot):
         raise OSError(f"{model} lacks {', '.join(lacks)} at the hub; a model needs safetensors, config and tokenizer")
+    if problems := unusable_model(model):
+        raise ValueError("; ".join(problems))
     files = {str(p.relative_to(snapshot)): sha256_of_file(p) for p in sorted(snapshot.rglob("*")) if p.is_file()}
     return {"model": model, "revision": snapshot.name, "cache": str(hub_cache()), "sha256": files}
 

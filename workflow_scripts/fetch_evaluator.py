@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from ase.build import bulk
 
-from hullseeker.logs import logging_to
-from hullseeker.potentials import load_potential
-from hullseeker.tables import replacing
+from hullseeker.potentials.interface import load_potential
+from hullseeker.runtime.atomic_writes import replacing
+from hullseeker.runtime.logs import logging_to
 
 
 def energy_of_rock_salt(potential: str, model: str | None, precision: str) -> float:

@@ -10,14 +10,14 @@ import torch
 from ase import Atoms
 from pymatgen.core import Element, Structure
 
-from hullseeker.logs import logging_to, progress
-from hullseeker.potentials import Potential, load_potential
-from hullseeker.prototypes import load_prototypes
-from hullseeker.provenance import describe_run
-from hullseeker.relaxation import relax_batch
-from hullseeker.structures import from_atoms, from_structure, reduced_formula, to_atoms
-from hullseeker.tables import write_table
-from relax_structures import SETTINGS_OF_LOADING, relax_settings
+from hullseeker.data.prototypes import load_prototypes
+from hullseeker.potentials.interface import Potential, load_potential
+from hullseeker.potentials.registry import SETTINGS_OF_LOADING
+from hullseeker.relaxation.per_cell import RelaxSettings, relax_batch
+from hullseeker.runtime.logs import logging_to, progress
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import write_table
+from hullseeker.tables.structures import from_atoms, from_structure, reduced_formula, to_atoms
 
 N_SCANNED_VOLUMES = 6
 # No element is denser at zero pressure; below it, neighbour lists of the lightest elements grow without use.
@@ -65,7 +65,7 @@ def main(snakemake) -> None:
                 key=lambda found: (found[0], found[2]),
             )
             tried = scanned[: settings[f"n_relaxed_per_{'metal' if Element(symbol).is_metal else 'nonmetal'}"]]
-            outcomes = relax_batch(potential, [cell for _, cell, _ in tried], relax_settings(relax))
+            outcomes = relax_batch(potential, [cell for _, cell, _ in tried], RelaxSettings.from_config(relax))
             found = [(o, label) for o, (_, _, label) in zip(outcomes, tried, strict=True) if o.status == "ok"]
             if not found:
                 raise RuntimeError(f"no phase of {symbol} converged: {[o.error for o in outcomes]}")

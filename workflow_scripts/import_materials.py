@@ -4,19 +4,26 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from hullseeker.logs import logging_to
-from hullseeker.provenance import describe_run
-from hullseeker.structure_files import read_structures
-from hullseeker.tables import TableError, write_table
+from hullseeker.data.structure_files import read_structures
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import TableError, write_table
 
 
 def read_sources(sources: dict[str, str], n_processes: int = 1) -> tuple[list[dict], list[dict]]:
-    """Return rows and refusals of files by split name (`all`: no split yet); TableError where an id comes twice."""
+    """Return rows and refusals of files by split name (`all`: no split yet).
+
+    TableError where an id comes twice, or a file gives no row: its split would be empty, or drawn from another file's.
+    """
     rows, refused = [], []
     for split, path in sources.items():
         found, unread = read_structures(path, split, n_processes)
-        rows += [{**row, "split": None if split == "all" else split} for row in found]
-        refused += unread
+        if not found:
+            why = f"; {len(unread)} were refused, the first because: {unread[0]['error']}" if unread else ""
+            raise TableError(f"no structure could be read from {path}{why}")
+        of_split = {"split": None if split == "all" else split}
+        rows += [{**row, **of_split} for row in found]
+        refused += [{**row, **of_split} for row in unread]
     twice = [name for name, n in Counter(row["structure_id"] for row in rows + refused).items() if n > 1]
     if twice:
         raise TableError(
@@ -33,9 +40,6 @@ def main(snakemake) -> None:
         rows, refused = read_sources(sources, int(snakemake.threads))
         for row in refused:
             log.warning("refused %s: %s", row["structure_id"], row["error"])
-        if not rows:
-            why = f"; {len(refused)} were refused, the first because: {refused[0]['error']}" if refused else ""
-            raise TableError(f"no structure could be read from {', '.join(sources.values())}{why}")
         about = describe_run(sources, [path for path in sources.values() if Path(path).is_file()])
         write_table(snakemake.output.materials, rows, "materials", about)
         write_table(snakemake.output.refused, refused, "refusals", about)

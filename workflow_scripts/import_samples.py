@@ -6,29 +6,32 @@ from functools import cache
 
 from pymatgen.core import Composition
 
-from hullseeker.logs import close_with_counts, logging_to
-from hullseeker.provenance import describe_run, files_of
-from hullseeker.structure_files import Entry, read_entries
-from hullseeker.structures import COLUMNS, reduced_formula
-from hullseeker.tables import TableError, write_table
+from hullseeker.data.structure_files import Entry, read_entries
+from hullseeker.runtime.logs import close_with_counts, logging_to
+from hullseeker.runtime.provenance import cif_files_of, describe_run
+from hullseeker.tables.parquet import TableError, write_table
+from hullseeker.tables.structures import COLUMNS, reduced_formula
 
 
 @cache
-def _check_prompt(formula: str) -> None:
+def _problem_with(formula: str) -> str | None:
+    """Return why a prompt is no formula, None where it is one."""
     try:
-        Composition(formula)
+        return None if Composition(formula) else "it names no element"
     except Exception as error:  # noqa: BLE001  pymatgen raises many kinds
-        raise TableError(
-            f"prompt_formula {formula!r} is no chemical formula ({error}); correct it or leave it empty"
-        ) from None
+        return str(error)
 
 
 def sample_row(entry: Entry, system: str, number: int) -> dict:
     """Return the `samples` row of one entry; TableError where its prompt is no formula."""
     row = {"structure_id": f"{system}-{number:06d}", "system": system, "source_id": entry.source_id}
     row |= {name: entry.about.get(name) for name in ("prompt_formula", "draw", "n_tokens", "text")}
-    if row["prompt_formula"] is not None:
-        _check_prompt(row["prompt_formula"])
+    prompt = row["prompt_formula"]
+    if prompt is not None and (problem := _problem_with(prompt)):
+        raise TableError(
+            f"column prompt_formula, entry {number + 1} ({entry.source_id}): {prompt!r} is no chemical formula "
+            f"({problem}); correct it, or leave it empty"
+        )
     if isinstance(entry.outcome, str):
         return {**row, "status": "parse_failed", "error": entry.about.get("error") or entry.outcome}
     structure = {name: entry.outcome[name] for name in COLUMNS}
@@ -50,7 +53,7 @@ def main(snakemake) -> None:
         for row in rows:
             if row["status"] != "ok":
                 log.warning("%s (%s): %s", row["structure_id"], row["source_id"], row["error"])
-        write_table(snakemake.output.samples, rows, "samples", describe_run({"path": path}, files_of(path, "*.cif")))
+        write_table(snakemake.output.samples, rows, "samples", describe_run({"path": path}, cif_files_of(path)))
         close_with_counts(log, (row["status"] for row in rows), time.perf_counter() - started)
 
 

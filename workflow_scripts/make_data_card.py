@@ -12,10 +12,12 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from pymatgen.core import Composition, Element
 
-from hullseeker.drawing import COLOURS, PAGE_WIDTH_IN, paper_style, save_figure
-from hullseeker.logs import logging_to
-from hullseeker.rendering import Cell, Grid, to_html, to_markdown
-from hullseeker.tables import read_table, replacing
+from hullseeker.report.drawing import COLOURS, PAGE_WIDTH_IN, paper_style, save_figure
+from hullseeker.report.refusals import reasons_in_words, refused_parts
+from hullseeker.report.rendering import Cell, Grid, to_html, to_markdown
+from hullseeker.runtime.atomic_writes import replacing
+from hullseeker.runtime.logs import logging_to
+from hullseeker.tables.parquet import read_table
 
 SPLITS = ("train", "val", "test")
 N_SHOWN = 8
@@ -106,6 +108,18 @@ def origin_of(source: str, data: Mapping, extracted: pa.Table, path: str) -> lis
     ]
 
 
+def refused_of(path: str) -> list[tuple[str, str]]:
+    """Return how much of each part of the data set was refused, by reason, and where the list lies."""
+    read = Path(path).with_name(f"{Path(path).stem.removesuffix('_refused')}.parquet")
+    return [
+        (
+            f"Refused ({part.part})",
+            f"{part.in_words}: {reasons_in_words(part.rows, N_SHOWN)}; list: {path}" if part.rows else part.in_words,
+        )
+        for part in refused_parts(read, path)
+    ]
+
+
 def draw(frame: pd.DataFrame) -> Figure:
     """Return the figure: atoms in a cell, structures with each of the most frequent elements, E_hull where known."""
     # One source's numbers, never two scales in one picture.
@@ -132,21 +146,26 @@ def main(snakemake) -> None:
         table = read_table(inputs.materials, "materials")
         extracted = read_table(inputs.extracted, "materials")
         frame = table.drop_columns(["lattice_ang", "frac_coords"]).to_pandas()
+        frame = frame[frame["left_out"].isna()]
         selection, leaks = metadata_of(table, "selection"), pd.read_csv(inputs.leaks)
+        # What could not be compared is listed there too.
+        in_train_and_test = leaks["splits"].map(lambda splits: {"train", "test"} <= set(splits.split()))
+        n_leaks = int((in_train_and_test | (leaks["n_duplicate_pairs"] > 0)).sum())
         facts = origin_of(params.source, params.data, extracted, inputs.extracted) + facts_of(frame)
         facts += [
+            ("Made primitive, to fit data.max_sites", str(selection["n_made_primitive"])),
             ("Left out, cell too large", str(selection["n_too_large"])),
             ("Left out, excluded element", str(selection["n_excluded"])),
             ("Left out, too far above the hull", str(selection["n_unstable"])),
-            ("Leaks between splits", str(len(leaks)) if len(leaks) else "none: no formula and no crystal in two"),
+            ("Leaks between splits", str(n_leaks) if n_leaks else "none: no formula and no crystal in two"),
         ]
         for path in inputs.refused:
-            refused = read_table(path, "refusals").to_pylist()
-            examples = "; ".join(f"{row['structure_id']}: {row['error'][:80]}" for row in refused[:3])
-            name = Path(path).stem.removesuffix("_refused")
-            facts.append((f"Refused ({name})", f"{len(refused)} {examples}".strip()))
+            facts += refused_of(path)
         for path in inputs.phases:
             facts.append((f"Competing phases ({Path(path).stem})", str(read_table(path, "materials").num_rows)))
+        for path in inputs.embedded:
+            n = read_table(path, "materials").num_rows
+            facts.append((f"Competing phases, embedded ({Path(path).stem})", str(n)))
         grid: Grid = [[Cell("What"), Cell("Value")], *([Cell(name), Cell(value)] for name, value in facts)]
         title = f"Data card: {params.experiment}"
         with replacing(snakemake.output.md) as beside:

@@ -5,21 +5,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from hullseeker.logs import logging_to
-from hullseeker.result_tables import as_paths, paths_by_evaluator, read_system, write_result_table
-from hullseeker.tables import STATUSES
-
-STEP_OF = {
-    "samples": "sample",
-    "relaxed": "relax",
-    "hull": "hull",
-    "matches": "match",
-    "novelty": "novelty",
-    "fingerprints": "fingerprint",
-}
-
-
-STEPS_OF_EVALUATOR = ("relaxed", "hull", "matches")
+from hullseeker.report.refusals import STEPS, STEPS_OF_EVALUATOR
+from hullseeker.runtime.logs import logging_to
+from hullseeker.tables.results import as_paths, paths_by_evaluator, read_system, write_result_table
+from hullseeker.tables.schemas import STATUSES
 
 
 def ledger_rows(
@@ -30,7 +19,7 @@ def ledger_rows(
     `frames` are the tables of a system by schema name, `by_evaluator` those of an evaluator's steps by its id.
     """
     rows = []
-    for schema_name, step in STEP_OF.items():
+    for schema_name, step in STEPS.items():
         tables = by_evaluator if schema_name in STEPS_OF_EVALUATOR else {None: frames}
         for evaluator, of_one in tables.items():
             counts = of_one[schema_name]["status"].value_counts()
@@ -45,7 +34,7 @@ def main(snakemake) -> None:
     started = time.perf_counter()
     inputs, systems, evaluators = snakemake.input, snakemake.params.systems, snakemake.params.evaluators
     with logging_to(snakemake.log[0], "make_ledger") as log:
-        paths = {name: as_paths(inputs[name]) for name in STEP_OF if name not in STEPS_OF_EVALUATOR}
+        paths = {name: as_paths(inputs[name]) for name in STEPS if name not in STEPS_OF_EVALUATOR}
         by_evaluator = {n: paths_by_evaluator(inputs[n], evaluators, len(systems)) for n in STEPS_OF_EVALUATOR}
         rows = []
         for i, system in enumerate(systems):

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Mapping
 
-from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.matching import TIME_LIMIT_S, match
-from hullseeker.provenance import describe_run
-from hullseeker.structures import has_structure, to_structure
-from hullseeker.tables import check_children, read_table, write_table
-from hullseeker.time_limits import TimeLimitError, time_limit
+from hullseeker.metrics.matching import TIME_LIMIT_S, match
+from hullseeker.runtime.logs import close_with_counts, logging_to, progress
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.runtime.time_limits import TimeLimitError, time_limit
+from hullseeker.tables.parquet import check_children, read_table, write_table
+from hullseeker.tables.structures import has_structure, to_structure
 
 
 def match_row(sample: Mapping, relaxed: Mapping) -> dict:

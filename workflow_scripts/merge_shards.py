@@ -1,8 +1,27 @@
 """Join the shards of a table; refuses missing, duplicate and foreign rows."""
 
-from hullseeker.logs import logging_to
-from hullseeker.provenance import describe_run
-from hullseeker.tables import merge_tables, read_table, write_table
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import TableError, merge_tables, read_table, write_table
+
+PROMPTS = "rendered_prompts_sha256"
+
+
+def prompts_of_shards(paths: Iterable[str | Path]) -> dict[str, str]:
+    """Return what shards say of the prompts that a model was given; TableError where it is not the same of all."""
+    found = {path: (pq.read_schema(path).metadata or {}).get(PROMPTS.encode(), b"").decode() for path in paths}
+    if len(set(found.values())) > 1:
+        raise TableError(
+            f"shards of one table were drawn with different prompts ({PROMPTS} of {', '.join(map(str, found))}); "
+            "draw them again with --forcerun sample_structures"
+        )
+    known = next(iter(found.values()), "")
+    return {PROMPTS: known} if known else {}
 
 
 def main(snakemake) -> None:
@@ -14,7 +33,8 @@ def main(snakemake) -> None:
             expected = [f"{snakemake.wildcards.system}-{i:06d}" for i in range(snakemake.params.n_rows)]
         shards = [read_table(path, schema) for path in snakemake.input.shards]
         merged = merge_tables(shards, schema, expected)
-        write_table(snakemake.output.table, merged, schema, describe_run({"schema": schema}, snakemake.input.shards))
+        metadata = describe_run({"schema": schema}, snakemake.input.shards) | prompts_of_shards(snakemake.input.shards)
+        write_table(snakemake.output.table, merged, schema, metadata)
         log.info("done: %d shards, %d rows", len(shards), merged.num_rows)
 
 

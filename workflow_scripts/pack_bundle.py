@@ -7,11 +7,18 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from hullseeker.bundling import MANIFEST, files_of_checkout, files_under, links_among, snapshot_files, write_tar
-from hullseeker.evaluators import EVALUATORS
-from hullseeker.hub_models import folder_in_cache, hub_cache
-from hullseeker.logs import logging_to
-from hullseeker.tables import replacing
+from hullseeker.language_model.hub_models import folder_in_cache, hub_cache
+from hullseeker.potentials.registry import EVALUATORS
+from hullseeker.runtime.atomic_writes import replacing
+from hullseeker.runtime.logs import logging_to
+from hullseeker.workflow.bundling import (
+    MANIFEST,
+    files_of_checkout,
+    files_under,
+    links_among,
+    snapshot_files,
+    write_tar,
+)
 
 LOCK = Path("requirements.lock")
 LOCKS_OF_PACKAGES = {"fairchem-core": Path("requirements-uma.lock")}

@@ -7,17 +7,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hullseeker.drawing import GREY, PAGE_WIDTH_IN, Named, named, paper_style, save_figure
-from hullseeker.logs import logging_to
+from hullseeker.metrics.quantities import QUANTITIES
+from hullseeker.report.drawing import GREY, PAGE_WIDTH_IN, Named, named, paper_style, save_figure
+from hullseeker.runtime.logs import logging_to
+from hullseeker.tables.results import read_result_table
 
-PANELS = {
-    "stability_rate_prompted_pct": "stable and as prompted (%)",
-    "sun_pct": "stable, unique, novel (%)",
-    "match_rate_pct": "relaxed matches generated (%)",
-    "structure_diversity": "structure diversity",
-    "composition_diversity": "composition diversity",
-    "structure_novelty": "structure novelty",
-}
+PANELS = (
+    "stability_rate_prompted_pct",
+    "sun_pct",
+    "match_rate_pct",
+    "structure_diversity",
+    "composition_diversity",
+    "structure_novelty",
+)
 N_COLUMNS, LINE_HEIGHT_IN = 3, 0.22
 
 
@@ -34,7 +36,7 @@ def draw_panel(axes: Axes, frame: pd.DataFrame, quantity: str, systems: Sequence
             axes.axvline(pooled[quantity], color=GREY, linestyle=(0, (4, 2)), linewidth=0.8, zorder=0)
     axes.set_yticks(range(len(systems)), [system.label for system in systems])
     axes.set_ylim(len(systems) - 0.4, -0.6)
-    axes.set_title(PANELS[quantity], loc="left")
+    axes.set_title(QUANTITIES[quantity].heading_with_arrow, loc="left")
 
 
 def draw_figure(frame: pd.DataFrame, systems: Sequence[Named], baseline: str) -> Figure:
@@ -54,7 +56,7 @@ def draw_figure(frame: pd.DataFrame, systems: Sequence[Named], baseline: str) ->
 def main(snakemake) -> None:
     started = time.perf_counter()
     with logging_to(snakemake.log[0], "plot_comparison") as log:
-        frame = pd.read_csv(snakemake.input.comparison)
+        frame = read_result_table(snakemake.input.comparison)
         compared = set(frame["system"])
         systems = [system for system in named(snakemake.params.systems) if system.key in compared]
         with paper_style():

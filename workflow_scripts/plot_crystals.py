@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pymatgen.core import Composition
 
-from hullseeker.drawing import (
+from hullseeker.report.drawing import (
     COLUMN_WIDTH_IN,
     GREY,
     PAGE_WIDTH_IN,
@@ -20,11 +20,11 @@ from hullseeker.drawing import (
     project_crystal,
     save_figure,
 )
-from hullseeker.logs import logging_to
-from hullseeker.provenance import seed_for
-from hullseeker.result_tables import as_paths
-from hullseeker.structures import to_atoms
-from hullseeker.tables import check_children, read_table
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import seed_for
+from hullseeker.tables.parquet import check_children, read_table
+from hullseeker.tables.results import as_paths
+from hullseeker.tables.structures import to_atoms
 
 PANEL_HEIGHT_IN, TITLE_HEIGHT_IN, HEADING_HEIGHT_IN = 1.5, 0.4, 0.36
 KEY_HEIGHT_IN, GAP_IN, MARGIN_IN = 0.2, 0.5, 0.06
@@ -71,6 +71,8 @@ def title_of(example: Mapping) -> str:
         first += f" (prompted: {formula_text(sample['prompt_formula'])})"
     energy = hull["e_above_hull_ev_per_atom"]
     parts = ["no hull reference" if energy is None else f"$E_\\mathrm{{hull}}$ {signed(energy)} eV/atom"]
+    if hull["unreliable"]:
+        parts[0] += " (unreliable hull)"
     if relaxed["initial_energy_ev_per_atom"] is not None:
         gain = relaxed["initial_energy_ev_per_atom"] - relaxed["energy_ev_per_atom"]
         parts.append(f"gain {signed(gain)} eV/atom")

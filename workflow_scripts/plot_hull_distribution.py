@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -9,21 +10,39 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hullseeker.drawing import GREY, PAGE_WIDTH_IN, Named, empty_panel, named, paper_style, save_figure
-from hullseeker.logs import logging_to
-from hullseeker.provenance import seed_for
-from hullseeker.result_tables import as_paths
-from hullseeker.tables import read_table, replacing
+from hullseeker.metrics.intervals import HIGH_PCT, LOW_PCT
+from hullseeker.report.drawing import GREY, PAGE_WIDTH_IN, Named, empty_panel, named, paper_style, save_figure
+from hullseeker.runtime.atomic_writes import replacing
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import seed_for
+from hullseeker.tables.parquet import read_table
+from hullseeker.tables.results import as_paths
 
-N_BINS, N_GRID, N_RESAMPLES = 40, 400, 1000
-INTERVAL_PCT = (2.5, 97.5)
+N_BINS, N_GRID = 40, 400
 LEAST_AXIS_EV_PER_ATOM, WIDEST_AXIS_EV_PER_ATOM = (-0.1, 0.5), (-1.0, 2.0)
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 
 
-def hull_energies(rows: Sequence[Mapping]) -> np.ndarray:
-    """Return the sorted energies above the hull, eV/atom, of the rows with status ok; shape (n,), n may be 0."""
-    return np.sort([row["e_above_hull_ev_per_atom"] for row in rows if row["status"] == "ok"]).astype(float)
+@dataclass(frozen=True)
+class Block:
+    """One system: sorted energies above a reliable hull (eV/atom), how many are above another, how many were drawn."""
+
+    system: Named
+    energies: np.ndarray
+    n_drawn: int
+    n_unreliable: int = 0
+
+    @property
+    def n(self) -> int:
+        """Those with an energy above the hull, reliable or not: what shares are of."""
+        return self.energies.size + self.n_unreliable
+
+
+def block_of(system: Named, rows: Sequence[Mapping]) -> Block:
+    """Return what is drawn of a system's hull rows: those with status ok."""
+    known = [row for row in rows if row["status"] == "ok"]
+    energies = np.sort([row["e_above_hull_ev_per_atom"] for row in known if not row["unreliable"]]).astype(float)
+    return Block(system, energies, len(rows), len(known) - energies.size)
 
 
 def axis_range(samples: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -36,44 +55,47 @@ def axis_range(samples: Sequence[np.ndarray]) -> tuple[float, float]:
     return round(float(np.floor(round(low * 10, 6)) / 10), 1), round(float(np.ceil(round(high * 10, 6)) / 10), 1)
 
 
-def summary_row(system: Named, energies: np.ndarray, bounds: tuple[float, float]) -> dict:
+def summary_row(block: Block, bounds: tuple[float, float]) -> dict:
     """Return the row of the CSV: counts and quantiles (eV/atom, linear interpolation); quantiles empty where n is 0."""
+    system, energies = block.system, block.energies
     quantiles = np.quantile(energies, list(QUANTILES.values())) if energies.size else [None] * len(QUANTILES)
     beyond = int(np.sum((energies < bounds[0]) | (energies > bounds[1])))
+    unreliable = {"n_unreliable_hull": block.n_unreliable}
     head = {"system": system.key, "label": system.label, "n": int(energies.size)}
-    return {**head, **dict(zip(QUANTILES, quantiles, strict=True)), "n_beyond_axis": beyond}
+    return {**head, **dict(zip(QUANTILES, quantiles, strict=True)), "n_beyond_axis": beyond, **unreliable}
 
 
-def cumulative_share(energies: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Return the share of energies not above each point of the sorted grid."""
-    return np.searchsorted(energies, grid, side="right") / energies.size
+def cumulative_share(block: Block, grid: np.ndarray) -> np.ndarray:
+    """Return the share of samples with an energy not above each point of the sorted grid, on a reliable hull."""
+    return np.searchsorted(block.energies, grid, side="right") / block.n
 
 
-def bootstrap_band(shares: np.ndarray, n: int, seed: int) -> np.ndarray:
+def bootstrap_band(shares: np.ndarray, n: int, seed: int, n_resamples: int) -> np.ndarray:
     """Return the 95% band (2, n_grid) of an empirical distribution, from resamples of its `n` values.
 
     Resampling values is drawing multinomial counts of the steps between the grid's points.
     """
     steps = np.diff(shares, prepend=0.0, append=1.0).clip(0.0)
-    counts = np.random.default_rng(seed).multinomial(n, steps / steps.sum(), size=N_RESAMPLES)
-    return np.percentile(counts.cumsum(axis=1)[:, :-1] / n, INTERVAL_PCT, axis=0)
+    counts = np.random.default_rng(seed).multinomial(n, steps / steps.sum(), size=n_resamples)
+    return np.percentile(counts.cumsum(axis=1)[:, :-1] / n, (LOW_PCT, HIGH_PCT), axis=0)
 
 
-def draw_histogram(axes: Axes, drawn: Sequence[tuple[Named, np.ndarray]], bounds: tuple[float, float]) -> None:
+def draw_histogram(axes: Axes, drawn: Sequence[Block], bounds: tuple[float, float]) -> None:
     """Draw the share of relaxed samples per bin; the first and last bin, set apart, hold what lies beyond the axis."""
     edges = np.linspace(*bounds, N_BINS + 1)
     width = edges[1] - edges[0]
     outer = {-1: bounds[0] - 2.5 * width, 1: bounds[1] + 2.5 * width}
-    for place, (system, energies) in enumerate(drawn):
+    for place, block in enumerate(drawn):
+        system, energies = block.system, block.energies
         inside, _ = np.histogram(energies, edges)
-        axes.stairs(100 * inside / energies.size, edges, color=system.colour, linewidth=1.2)
-        axes.stairs(100 * inside / energies.size, edges, color=system.colour, fill=True, alpha=0.08, linewidth=0)
+        axes.stairs(100 * inside / block.n, edges, color=system.colour, linewidth=1.2)
+        axes.stairs(100 * inside / block.n, edges, color=system.colour, fill=True, alpha=0.08, linewidth=0)
         for side, count in ((-1, (energies < bounds[0]).sum()), (1, (energies > bounds[1]).sum())):
             if count:
                 x = outer[side] + (place - (len(drawn) - 1) / 2) * 2.6 * width / len(drawn)
-                axes.bar(x, 100 * count / energies.size, 2.6 * width / len(drawn), color=system.colour, alpha=0.85)
+                axes.bar(x, 100 * count / block.n, 2.6 * width / len(drawn), color=system.colour, alpha=0.85)
     for side, sign in ((-1, "<"), (1, ">")):
-        if any(((energies - bounds[side > 0]) * side > 0).any() for _, energies in drawn):
+        if any(((block.energies - bounds[side > 0]) * side > 0).any() for block in drawn):
             words = f"{sign} {bounds[side > 0]:g}".replace("-", "−")
             axes.text(
                 outer[side], -0.025, words, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=6
@@ -86,19 +108,20 @@ def draw_histogram(axes: Axes, drawn: Sequence[tuple[Named, np.ndarray]], bounds
 
 
 def draw_cumulative(
-    axes: Axes, drawn: Sequence[tuple[Named, np.ndarray]], bounds: tuple[float, float], threshold: float, seed: int
+    axes: Axes, drawn: Sequence[Block], bounds: tuple[float, float], settings: Mapping, seed: int
 ) -> None:
     """Draw the cumulative distribution of each system with its bootstrap band and its median."""
     grid = np.linspace(*bounds, N_GRID)
-    for system, energies in drawn:
-        shares = cumulative_share(energies, grid)
-        low, high = bootstrap_band(shares, energies.size, seed_for(seed, "plot_hull_distribution", system.key))
+    for block in drawn:
+        system, shares = block.system, cumulative_share(block, grid)
+        own_seed = seed_for(seed, "plot_hull_distribution", system.key)
+        low, high = bootstrap_band(shares, block.n, own_seed, settings["n_bootstrap"])
         axes.fill_between(grid, 100 * low, 100 * high, color=system.colour, alpha=0.13, linewidth=0)
         axes.plot(grid, 100 * shares, color=system.colour)
-        if bounds[0] <= (median := np.median(energies)) <= bounds[1]:
+        if bounds[0] <= (median := np.median(block.energies)) <= bounds[1]:
             axes.plot(
                 median,
-                50,
+                50 * block.energies.size / block.n,
                 "o",
                 color=system.colour,
                 markeredgecolor="white",
@@ -106,6 +129,7 @@ def draw_cumulative(
                 markersize=5,
                 zorder=5,
             )
+    threshold = settings["stable_below_ev_per_atom"]
     axes.axhline(50, color=GREY, linewidth=0.4, zorder=0)
     axes.text(threshold, 101, f" stable below {threshold:g}", fontsize=6, color=GREY, va="bottom")
     axes.set(ylabel="relaxed samples at or below (%)", xlim=bounds, ylim=(0, 100))
@@ -113,21 +137,22 @@ def draw_cumulative(
 
 
 def draw_figure(
-    blocks: Sequence[tuple[Named, np.ndarray, int]],
+    blocks: Sequence[Block],
     bounds: tuple[float, float],
-    threshold: float,
+    settings: Mapping,
     seed: int,
     title: str = "",
 ) -> Figure:
-    """Draw both panels of (system, energies, number drawn); a system without energies is in the key only."""
+    """Draw both panels; a system without energies is in the key only, as are the samples without a reliable hull."""
     figure = Figure(figsize=(PAGE_WIDTH_IN, 3.1 if title else 2.9), layout="constrained")
     if title:
         figure.suptitle(title, fontsize=8)
     left, right = figure.subplots(1, 2)
-    drawn = [(system, energies) for system, energies, _ in blocks if energies.size]
+    drawn = [block for block in blocks if block.energies.size]
     if drawn:
         draw_histogram(left, drawn, bounds)
-        draw_cumulative(right, drawn, bounds, threshold, seed)
+        threshold = settings["stable_below_ev_per_atom"]
+        draw_cumulative(right, drawn, bounds, settings, seed)
         for axes in (left, right):
             axes.axvline(threshold, color=GREY, linestyle=(0, (4, 2)), linewidth=0.8, zorder=0)
             axes.set_xlabel("energy above hull (eV/atom)")
@@ -135,8 +160,11 @@ def draw_figure(
         for axes in (left, right):
             empty_panel(axes, "no relaxed samples")
     keys = []
-    for system, energies, n_drawn in blocks:
-        words = f"{energies.size} of {n_drawn}" if energies.size else f"no relaxed samples, of {n_drawn}"
+    for block in blocks:
+        system, n, n_drawn = block.system, block.energies.size, block.n_drawn
+        words = f"{n} of {n_drawn}" if n else f"no relaxed samples, of {n_drawn}"
+        if block.n_unreliable:
+            words = f"{n} of {n_drawn}; {block.n_unreliable} unreliable"
         keys += left.plot([], [], color=system.colour, linewidth=2, label=f"{system.label} ({words})")
     figure.legend(handles=keys, loc="outside lower center", ncols=3)
     return figure
@@ -148,15 +176,14 @@ def main(snakemake) -> None:
         blocks = []
         for system, path in zip(named(snakemake.params.systems), as_paths(snakemake.input.hull), strict=True):
             rows = read_table(path, "hull").to_pylist()
-            blocks.append((system, hull_energies(rows), len(rows)))
-        bounds = axis_range([energies for _, energies, _ in blocks])
-        threshold = snakemake.params.settings["stable_below_ev_per_atom"]
+            blocks.append(block_of(system, rows))
+        bounds = axis_range([block.energies for block in blocks])
         with paper_style():
             title = getattr(snakemake.params, "title", "")
-            figure = draw_figure(blocks, bounds, threshold, snakemake.params.seed, title)
+            figure = draw_figure(blocks, bounds, snakemake.params.settings, snakemake.params.seed, title)
             save_figure(figure, snakemake.output.pdf, snakemake.output.png)
         with replacing(snakemake.output.csv) as beside:
-            pd.DataFrame([summary_row(s, e, bounds) for s, e, _ in blocks]).to_csv(
+            pd.DataFrame([summary_row(block, bounds) for block in blocks]).to_csv(
                 beside, index=False, lineterminator="\n"
             )
         log.info("done: %d systems in %.1f s", len(blocks), time.perf_counter() - started)

@@ -13,19 +13,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
-from scipy.stats import spearmanr
 
-from hullseeker.drawing import ALARM, GREY, PAGE_WIDTH_IN, Named, empty_panel, named, paper_style, save_figure
-from hullseeker.logs import logging_to
-from hullseeker.result_tables import as_paths
-from hullseeker.tables import read_table
+from hullseeker.metrics.audit import CHGNET, EVALUATOR, is_fooled, median_gap
+from hullseeker.metrics.quantities import QUANTITIES
+from hullseeker.metrics.summaries import spearman
+from hullseeker.metrics.verdict import E_HULL, is_unreliable, is_unstable
+from hullseeker.report.drawing import ALARM, GREY, PAGE_WIDTH_IN, Named, empty_panel, named, paper_style, save_figure
+from hullseeker.runtime.logs import logging_to
+from hullseeker.tables.parquet import read_table
+from hullseeker.tables.results import as_paths
 
 N_COLUMNS, PANEL_IN = 3, 2.8
 BEFORE = "#b8b8b8"
 LIMITS_EV_PER_ATOM = (-10.0, 50.0)  # points outside are drawn on the rim, and counted
 LINEAR_BELOW_EV_PER_ATOM = 1.0
 TICKS_EV_PER_ATOM = (-10, -3, -1, 0, 1, 3, 10, 30)
-FEWEST_FOR_A_RANK_CORRELATION = 2
+JUDGED_BY = ["chgnet_energy_ev_per_atom", "chgnet_reference_energy_ev_per_atom", E_HULL]
 
 
 @dataclass(frozen=True)
@@ -43,36 +46,23 @@ def audit_frame(rows: Sequence[Mapping], threshold_ev_per_atom: float) -> pd.Dat
     """Return, of the rows with both formation energies: `evaluator`, `chgnet` (eV/atom), `judged` and `fooled`.
 
     Fooled: the reward puts the structure below the known one of that composition, and the evaluator puts it at or
-    above the threshold. Judged: both of these can be told.
+    above the threshold. Judged: both of these can be told, on a hull that can be relied on.
     """
-    columns = dict.fromkeys(("evaluator", "chgnet", "energy", "reference", "e_hull"), float)
-    found = [
-        (
-            row["evaluator_formation_energy_ev_per_atom"],
-            row["chgnet_formation_energy_ev_per_atom"],
-            row["chgnet_energy_ev_per_atom"],
-            row["chgnet_reference_energy_ev_per_atom"],
-            row["e_above_hull_ev_per_atom"],
-        )
-        for row in rows
-        if row["status"] == "ok"
-    ]
-    frame = pd.DataFrame(found, columns=list(columns)).astype(columns)
+    energies = [EVALUATOR, CHGNET, *JUDGED_BY]
+    found = [(row["unreliable"], *(row[name] for name in energies)) for row in rows if row["status"] == "ok"]
+    frame = pd.DataFrame(found, columns=["unreliable", *energies]).astype(dict.fromkeys(energies, float))
+    frame = frame.rename(columns={EVALUATOR: "evaluator", CHGNET: "chgnet"})
     frame = frame[np.isfinite(frame["evaluator"]) & np.isfinite(frame["chgnet"])]
-    frame["judged"] = frame[["energy", "reference", "e_hull"]].notna().all(axis=1)
-    frame["fooled"] = (
-        frame["judged"] & (frame["energy"] < frame["reference"]) & (frame["e_hull"] >= threshold_ev_per_atom)
-    )
+    is_told = is_unstable(frame, threshold_ev_per_atom) | ~is_unreliable(frame)
+    frame["judged"] = frame[JUDGED_BY].notna().all(axis=1) & is_told
+    frame["fooled"] = is_fooled(frame, threshold_ev_per_atom)
     return frame
 
 
 def audit_numbers(frame: pd.DataFrame) -> Audit:
     """Return counts, Spearman's rank correlation, and the median of reward minus evaluator, over all points."""
-    rho, gap = np.nan, float((frame["chgnet"] - frame["evaluator"]).median()) if len(frame) else np.nan
-    varies = frame["chgnet"].nunique() > 1 and frame["evaluator"].nunique() > 1
-    if len(frame) >= FEWEST_FOR_A_RANK_CORRELATION and varies:
-        rho = float(spearmanr(frame["chgnet"], frame["evaluator"]).statistic)
-    return Audit(len(frame), int(frame["judged"].sum()), int(frame["fooled"].sum()), rho, gap)
+    pairs = frame[["chgnet", "evaluator"]].to_numpy(float)
+    return Audit(len(frame), int(frame["judged"].sum()), int(frame["fooled"].sum()), spearman(pairs), median_gap(pairs))
 
 
 def common_limits(frames: Sequence[pd.DataFrame]) -> tuple[float, float]:
@@ -101,7 +91,8 @@ def words_of(block: Block, limits: tuple[float, float]) -> str:
     fooled = arrow.join(f"{one.n_fooled}" for one in both)
     lines = [f"n = {after.n} of {block.n_drawn}" + (f", {n_on_rim} on the rim" if n_on_rim else "")]
     lines.append(f"fooled {fooled} of {block.n_drawn} ({after.n_judged} judged)")
-    return "\n".join([*lines, f"Spearman ρ {rho}", f"median gap {gap} eV/atom"]).replace("-", "−")
+    lines.append(f"{QUANTITIES['spearman_rho'].name} {rho}")
+    return "\n".join([*lines, f"median gap {gap} {QUANTITIES['median_gap_ev_per_atom'].unit}"]).replace("-", "−")
 
 
 def is_outside(frame: pd.DataFrame, limits: tuple[float, float]) -> pd.Series:

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from hullseeker.drawing import PAGE_WIDTH_IN, Named, empty_panel, named, paper_style, save_figure
-from hullseeker.logs import logging_to
-from hullseeker.result_tables import as_paths
-from hullseeker.tables import read_table
+from hullseeker.report.drawing import PAGE_WIDTH_IN, Named, empty_panel, named, paper_style, save_figure
+from hullseeker.runtime.logs import logging_to
+from hullseeker.tables.parquet import read_table
+from hullseeker.tables.results import as_paths
 
 N_COLUMNS, PANEL_HEIGHT_IN = 3, 1.75
 SMOOTHED_SHARE = 0.1  # of a curve's points, in the running mean
@@ -41,6 +41,7 @@ PANELS = (
     Panel("grpo", "reward_mean", "mean reward"),
     Panel("grpo", "reward_std", "deviation of rewards"),
     Panel("grpo", "parse_share", "parsed completions (%)", 100, whole=True),
+    Panel("grpo", "cut_share", "cut at the limit (%)", 100),
     Panel("grpo", "formula_match_share", "of the prompted formula (%)", 100, whole=True),
     Panel("grpo", "coincident_share", "two atoms on one site (%)", 100),
     Panel("grpo", "clipped_share", "rewards clipped (%)", 100),
@@ -115,6 +116,10 @@ def draw_panel(axes: Axes, panel: Panel, curves: Sequence[tuple[Named, pd.DataFr
     axes.margins(x=0.03, y=0.08)
     if panel.whole:
         axes.set_ylim(-4, 104)
+    elif panel.scale == 100:
+        # A share of nothing is drawn on the axis, not in the middle of one that goes below it.
+        top = max(1.0, axes.get_ylim()[1])
+        axes.set_ylim(-0.04 * top, top)
     if panel.logarithmic:
         axes.set_yscale("log")
         for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):

@@ -7,26 +7,19 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from pymatgen.core import Element
 from transformers.utils.logging import disable_progress_bar
 
-from hullseeker.crystal_text import make_prompt
-from hullseeker.gguf_models import BAD_SHARE_OF_CHANCE, check_model, convert_gguf, describe_gguf
-from hullseeker.gguf_source import find_gguf
-from hullseeker.language_model import load_language_model
-from hullseeker.logs import logging_to
-from hullseeker.provenance import describe_run, sha256_of_file
-from hullseeker.tables import replacing_folder
+from hullseeker.language_model.crystal_text import make_prompt
+from hullseeker.language_model.generation import load_language_model
+from hullseeker.language_model.gguf_models import BAD_SHARE_OF_CHANCE, check_model, convert_gguf, describe_gguf
+from hullseeker.language_model.gguf_source import find_gguf
+from hullseeker.language_model.model_check import texts_to_survive
+from hullseeker.runtime.atomic_writes import replacing_folder
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run, sha256_of_file
 
 # Beside the model: where it came from.
 ORIGIN = "origin.json"
-
-
-def texts_to_survive() -> list[str]:
-    """Return texts in the form of crystals: every digit, every decimal place, every element."""
-    numbers = "\n".join(f"0.{i:02d} 0.{(7 * i) % 100:02d} 0.{99 - i:02d}" for i in range(100))
-    elements = "\n".join(f"{Element.from_Z(z).symbol}\n0.00 0.25 0.50" for z in range(1, 104))
-    return [f"5.2 11.8 40.3\n90 90 120\nMg\n{numbers}", f"5.7 4.1 9.6\n88 101 74\n{elements}"]
 
 
 def main(snakemake) -> None:
@@ -41,7 +34,7 @@ def main(snakemake) -> None:
         log.info("%s: %s", file.name, ", ".join(f"{key} {value}" for key, value in about.items()))
         with replacing_folder(snakemake.output.model) as target:
             convert_gguf(file, target, params.dtype, about["pre_tokenizer"])
-            model, tokenizer = load_language_model(target, "cpu", params.dtype)
+            model, tokenizer = load_language_model(target, "cpu", params.dtype, log=log)
             prompt = make_prompt(Path(snakemake.input.prompt).read_text(), "NaCl")
             losses = check_model(model, tokenizer, prompt, texts_to_survive())
             if losses["loss"] > BAD_SHARE_OF_CHANCE * losses["chance"]:

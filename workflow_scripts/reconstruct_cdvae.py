@@ -1,7 +1,9 @@
 """Encode one shard of the test crystals and decode them again, from the mean of z and their number of atoms."""
 
+import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -9,12 +11,13 @@ from hullseeker.cdvae.data import collate, join_bonds, prepare
 from hullseeker.cdvae.model import Cdvae
 from hullseeker.cdvae.sampling import Drawn, draw_crystals, generators_for
 from hullseeker.cdvae.saved_model import load_model
-from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.matching import match
-from hullseeker.provenance import describe_run, seed_for
-from hullseeker.sharding import blocks_of_shard
-from hullseeker.structures import reduced_formula, to_structure
-from hullseeker.tables import read_table, write_table
+from hullseeker.data.selection import rows_in_use
+from hullseeker.metrics.matching import match
+from hullseeker.runtime.logs import close_with_counts, logging_to, progress
+from hullseeker.runtime.provenance import describe_run, seed_for
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.sharding import blocks_of_shard
+from hullseeker.tables.structures import reduced_formula, to_structure
 
 
 def reconstructed(model: Cdvae, rows: list[Mapping], device: str, seed: int) -> list[Drawn]:
@@ -54,8 +57,9 @@ def main(snakemake) -> None:
     settings = dict(params.settings)
     with logging_to(snakemake.log[0], "reconstruct_cdvae") as log:
         model = load_model(snakemake.input.model, params.device, settings)
-        test = [r for r in read_table(snakemake.input.materials, "materials").to_pylist() if r["split"] == "test"]
-        blocks = blocks_of_shard(test, settings["batch_size"], int(snakemake.wildcards.shard), params.n_shards)
+        test = rows_in_use(read_table(snakemake.input.materials, "materials").to_pylist(), "test")
+        n_shards = json.loads(Path(snakemake.input.plan).read_text())["n_jobs"]
+        blocks = blocks_of_shard(test, settings["batch_size"], int(snakemake.wildcards.shard), n_shards)
         rows = []
         for block in progress(blocks, "reconstructing"):
             drawn = reconstructed(model, block, params.device, params.seed)

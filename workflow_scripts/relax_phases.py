@@ -1,107 +1,77 @@
-"""Relax one shard of the competing phases with the evaluator, each once: what was relaxed before is read back."""
+"""Relax the competing phases of one job with the evaluator; what a killed job had relaxed is read back."""
 
 import time
-from collections.abc import Mapping, Sequence
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Mapping
 
-import torch
+from hullseeker.potentials.registry import SETTINGS_OF_LOADING
+from hullseeker.relaxation.engines import load_engine
+from hullseeker.relaxation.phases import read_job, relaxation_cache, rows_together
+from hullseeker.runtime.logs import close_with_counts, logging_to, progress
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.content_cache import KEY, ContentCache
+from hullseeker.tables.parquet import write_table
+from hullseeker.tables.sharding import blocks_of_shard
+from hullseeker.tables.structures import to_atoms
 
-from hullseeker.content_cache import ContentCache
-from hullseeker.evaluators import EVALUATORS, load_engine, name_in_rows
-from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.potentials import load_potential
-from hullseeker.provenance import describe_run, sha256_of_file, sha256_of_json
-from hullseeker.sharding import blocks_of_shard
-from hullseeker.structures import content_key, to_atoms
-from hullseeker.tables import SCHEMAS, read_table, write_table
-from relax_structures import SETTINGS_OF_LOADING, SETTINGS_OF_SHARDING, relax_settings, relaxed_row
-
-ROWS_PER_SAVE = 20
+# What is lost when a job is killed.
+ROWS_PER_SAVE, SECONDS_PER_SAVE = 20, 60.0
 # Other failures may be the machine's; they are tried again.
 KEPT_STATUSES = ("ok", "not_converged")
-# Any change of what a relaxation yields must change this: it is part of the cache's name.
-CACHE_VERSION = "2"
 
 
-def evaluator_name(settings: Mapping) -> str:
-    """Return the name that the configured potential gives itself, without loading it."""
-    return name_in_rows(settings["potential"], settings.get("model"))
-
-
-def has_energy_of(row: Mapping, evaluator: str) -> bool:
-    """Whether the row comes with an energy of this evaluator."""
-    return row["energy_source"] == evaluator and row["energy_ev_per_atom"] is not None
-
-
-def relaxation_cache(folder: str | Path, settings: Mapping) -> ContentCache:
-    """Return the cache of relaxations with these settings, of how a job is cut up apart."""
-    unused = (*SETTINGS_OF_SHARDING, "batch_atoms", "device", "rattle_ang")  # phases are minima: never rattled
-    method = {name: value for name, value in settings.items() if name not in unused}
-    method |= {package: metadata.version(package) for package in ("ase", EVALUATORS[settings["potential"]].package)}
-    evaluator = evaluator_name(settings)
-    weights = Path(evaluator.partition(":")[2])
-    method |= {"model": evaluator, "version": CACHE_VERSION}
-    method |= {"weights": sha256_of_file(weights) if weights.is_file() else None}
-    columns = [field for field in SCHEMAS["relaxed"] if field.name != "structure_id"]
-    name = evaluator.replace("/", "_").replace(":", "-")
-    return ContentCache(Path(folder) / f"{name}-{sha256_of_json(method)[:12]}", columns)
-
-
-def rows_of_shard(rows: Sequence[Mapping], shard: int, n_shards: int) -> dict[str, list[str]]:
-    """Return the ids of this shard by content: the same crystal is in one shard whatever its ids."""
-    by_key: dict[str, list[str]] = {}
-    for row in rows:
-        key = content_key(row)
-        if int(key, 16) % n_shards == shard:
-            by_key.setdefault(key, []).append(row["structure_id"])
-    return by_key
-
-
-def relax_each(rows: Mapping[str, Mapping], cache: ContentCache, settings: Mapping, log) -> dict[str, dict]:
+def relax_each(
+    rows: Mapping[str, Mapping], cache: ContentCache, settings: Mapping, log, n_threads: int = 1
+) -> dict[str, dict]:
     """Return the relaxed columns of rows by content key, from the cache where it has them.
 
     One crystal at a time: batched results depend, in the last digits, on what shares the batch, and which phases
-    are needed depends on the samples. The engine torch_sim is for many at once, and takes them so here too.
+    are needed depends on the samples. The engine torch_sim is for many at once, and takes them so here too: blocks of
+    consecutive rows.
     """
     found = cache.load(rows)
-    missing = {key: row for key, row in rows.items() if key not in found}
-    log.info("%d crystals, %d of them relaxed before", len(rows), len(rows) - len(missing))
-    if not missing:
+    log.info("%d crystals, %d of them relaxed before", len(rows), len(found))
+    if len(found) == len(rows):
         return found
+    # Not needed where a killed job had relaxed everything.
+    import torch
+
+    from hullseeker.potentials.interface import load_potential
+    from hullseeker.relaxation.per_cell import RelaxSettings
+    from hullseeker.relaxation.relaxed_rows import relaxed_row
+
+    torch.set_num_threads(n_threads)
     potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
-    n_together = settings["block_size"] if settings["engine"] == "torch_sim" else 1
-    blocks = blocks_of_shard(list(missing), n_together, 0, 1)
-    relax, method = load_engine(settings["engine"]), relax_settings(settings)
+    blocks = blocks_of_shard(list(rows), rows_together(settings), 0, 1)
+    blocks = [missing for block in blocks if (missing := [key for key in block if key not in found])]
+    relax, method = load_engine(settings["engine"]), RelaxSettings.from_config(settings)
     unsaved: dict[str, dict] = {}
-    for n, keys in enumerate(progress(blocks, "relaxing competing phases"), start=1):
-        outcomes = relax(potential, [to_atoms(missing[key]) for key in keys], method)
-        for key, outcome in zip(keys, outcomes, strict=True):
-            columns = relaxed_row(missing[key], outcome, method.symmetry_tolerance_ang)
+    saved = time.monotonic()
+    for n, block in enumerate(progress(blocks, "relaxing competing phases"), start=1):
+        outcomes = relax(potential, [to_atoms(rows[key]) for key in block], method)
+        for key, outcome in zip(block, outcomes, strict=True):
+            columns = relaxed_row(rows[key], outcome, method.symmetry_tolerance_ang)
             found[key] = {**columns, "potential": potential.name}
             if found[key]["status"] in KEPT_STATUSES:
                 unsaved[key] = found[key]
-        n_done = min(n * n_together, len(missing))
-        if len(unsaved) >= ROWS_PER_SAVE or n_done == len(missing):
+        is_due = len(unsaved) >= ROWS_PER_SAVE or time.monotonic() - saved > SECONDS_PER_SAVE
+        if is_due or n == len(blocks):
             cache.save(unsaved)
-            unsaved = {}
-            log.info("%d of %d", n_done, len(missing))
+            unsaved, saved = {}, time.monotonic()
+            log.info("%d of %d", len(found), len(rows))
     return found
 
 
 def main(snakemake) -> None:
     started = time.perf_counter()
-    torch.set_num_threads(snakemake.threads)
     settings, params = dict(snakemake.params.relax), snakemake.params
     with logging_to(snakemake.log[0], "relax_phases") as log:
-        evaluator = evaluator_name(settings)
-        phases = read_table(snakemake.input.phases, "materials").to_pylist()
-        rows = {row["structure_id"]: row for row in phases if not has_energy_of(row, evaluator)}
-        by_key = rows_of_shard(list(rows.values()), int(snakemake.wildcards.shard), params.n_shards)
+        rows, about = read_job(snakemake.input.to_relax, int(snakemake.wildcards.shard))
         cache = relaxation_cache(params.cache_dir, settings)
-        found = relax_each({key: rows[ids[0]] for key, ids in by_key.items()}, cache, settings, log)
-        relaxed = [{**found[key], "structure_id": name} for key, ids in by_key.items() for name in ids]
-        write_table(snakemake.output[0], relaxed, "relaxed", describe_run(settings, [snakemake.input.phases]))
+        found = relax_each({row[KEY]: row for row in rows}, cache, settings, log, snakemake.threads)
+        relaxed = [{**found[row[KEY]], "structure_id": name} for row in rows for name in row["structure_ids"]]
+        # The file is not hashed: it holds the rows of all jobs. Its own input is that of this job too.
+        about = describe_run(settings) | {"inputs_sha256": about.get("inputs_sha256", "{}")}
+        write_table(snakemake.output[0], relaxed, "relaxed", about)
         close_with_counts(log, (row["status"] for row in relaxed), time.perf_counter() - started)
 
 

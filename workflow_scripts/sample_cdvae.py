@@ -6,11 +6,11 @@ import torch
 
 from hullseeker.cdvae.sampling import Drawn, draw_crystals, draw_latents, generators_for
 from hullseeker.cdvae.saved_model import load_model
-from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.provenance import describe_run, seed_for
-from hullseeker.sharding import blocks_of_shard
-from hullseeker.structures import reduced_formula
-from hullseeker.tables import write_table
+from hullseeker.runtime.logs import close_with_counts, logging_to, progress
+from hullseeker.runtime.provenance import describe_run, seed_for
+from hullseeker.tables.parquet import write_table
+from hullseeker.tables.sharding import blocks_of_shard
+from hullseeker.tables.structures import reduced_formula
 
 
 def sample_row(structure_id: str, system: str, number: int, drawn: Drawn) -> dict:

@@ -5,14 +5,23 @@ from pathlib import Path
 
 import torch
 
-from hullseeker.crystal_text import TextFormat, parse_crystal
-from hullseeker.language_model import load_language_model, row_seed, sample_completions
-from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.provenance import describe_run
-from hullseeker.sharding import blocks_of_shard
-from hullseeker.structures import reduced_formula
-from hullseeker.tables import read_table, write_table
-from hullseeker.training import prompts_of
+from hullseeker.data.selection import rows_in_use
+from hullseeker.language_model.crystal_text import TextFormat, parse_crystal
+from hullseeker.language_model.generation import (
+    Completion,
+    context_tokens,
+    longest_prompt_that_fits,
+    row_seed,
+    sample_completions,
+    sha256_of_prompts,
+)
+from hullseeker.language_model.prompts import prompts_of
+from hullseeker.language_model.training import load_to_sample
+from hullseeker.runtime.logs import close_with_counts, logging_to, progress
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.sharding import blocks_of_shard
+from hullseeker.tables.structures import reduced_formula
 
 
 def plan_draws(system: str, prompts: list[tuple[str, str]], n_samples: int) -> list[dict]:
@@ -29,11 +38,14 @@ def plan_draws(system: str, prompts: list[tuple[str, str]], n_samples: int) -> l
     ]
 
 
-def finished_row(planned: dict, text: str, n_tokens: int, form: TextFormat) -> dict:
-    """Return the samples row of one draw."""
-    parsed = parse_crystal(text, form)
+def finished_row(planned: dict, completion: Completion, form: TextFormat, max_new_tokens: int) -> dict:
+    """Return the samples row of one draw; what was cut at the limit is no crystal, though it may read as one."""
     row = {name: planned[name] for name in ("structure_id", "system", "prompt_formula", "draw")}
-    row |= {"text": text, "n_tokens": n_tokens}
+    row |= {"text": completion.text, "n_tokens": completion.n_tokens}
+    if not completion.ended:
+        error = f"the answer did not end within sampling.max_new_tokens ({max_new_tokens})"
+        return {**row, "status": "cut", "error": error}
+    parsed = parse_crystal(completion.text, form)
     if parsed.columns is None:
         return {**row, "status": "parse_failed", "error": parsed.error}
     return {**row, **parsed.columns, "status": "ok", "formula": reduced_formula(parsed.columns["atomic_numbers"])}
@@ -45,12 +57,15 @@ def main(snakemake) -> None:
     settings, base, prompt = dict(snakemake.params.settings), snakemake.params.base_model, snakemake.params.prompt
     form, seed, system = TextFormat(**snakemake.params.crystal_text), snakemake.params.seed, snakemake.wildcards.system
     with logging_to(snakemake.log[0], "sample_structures") as log:
-        rows = [r for r in read_table(snakemake.input.materials, "materials").to_pylist() if r["split"] == "test"]
+        rows = rows_in_use(read_table(snakemake.input.materials, "materials").to_pylist(), "test")
         prompts = prompts_of(rows, Path(snakemake.input.prompt).read_text(), prompt["formula"])
         path = snakemake.input.model[0] if snakemake.input.get("model") else base["path"]
-        model, tokenizer = load_language_model(path, base["device"], base["dtype"], base["attention"])
+        model, tokenizer = load_to_sample(path, base, bool(snakemake.input.get("model")), log)
+        asked, limit = [text for _, text in prompts], settings["max_new_tokens"]
+        longest_prompt_that_fits(tokenizer, asked, limit, context_tokens(path), "sampling.max_new_tokens")
         planned = plan_draws(system, prompts, settings["n_samples"])
-        blocks = blocks_of_shard(planned, settings["batch_size"], int(snakemake.wildcards.shard), settings["n_shards"])
+        shard, n_shards = int(snakemake.wildcards.shard), snakemake.params.n_shards
+        blocks = blocks_of_shard(planned, settings["batch_size"], shard, n_shards)
         drawn = []
         for block in progress(blocks, f"sampling {system}"):
             completions = sample_completions(
@@ -62,8 +77,12 @@ def main(snakemake) -> None:
                 top_p=settings["top_p"],
                 max_new_tokens=settings["max_new_tokens"],
             )
-            drawn += [finished_row(row, *completion, form) for row, completion in zip(block, completions, strict=True)]
+            drawn += [
+                finished_row(row, completion, form, settings["max_new_tokens"])
+                for row, completion in zip(block, completions, strict=True)
+            ]
         metadata = describe_run(settings, [snakemake.input.materials], seed)
+        metadata["rendered_prompts_sha256"] = sha256_of_prompts(tokenizer, asked)
         write_table(snakemake.output.samples, drawn, "samples", metadata)
         close_with_counts(log, (row["status"] for row in drawn), time.perf_counter() - started)
 

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from pymatgen.core import Composition, Element, Structure
 
-from hullseeker.logs import close_with_counts, logging_to, progress
-from hullseeker.matching import IDENTITY_MATCHER
-from hullseeker.potentials import Potential, load_potential
-from hullseeker.prototypes import load_prototypes, with_guessed_volume
-from hullseeker.provenance import describe_run
-from hullseeker.structures import from_structure, to_atoms
-from hullseeker.tables import read_table, write_table
-from relax_structures import SETTINGS_OF_LOADING, relax_block, relax_settings
+from hullseeker.data.prototypes import load_prototypes, with_guessed_volume
+from hullseeker.metrics.matching import IDENTITY_MATCHER
+from hullseeker.potentials.interface import Potential, load_potential
+from hullseeker.potentials.registry import SETTINGS_OF_LOADING
+from hullseeker.relaxation.per_cell import RelaxSettings
+from hullseeker.relaxation.relaxed_rows import relax_block
+from hullseeker.runtime.logs import close_with_counts, logging_to, progress
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.structures import from_structure, to_atoms
 
 CELLS_TOGETHER = 16
 # Elements of no meaning, to find out which ways of naming a prototype's sites are the same crystal.
@@ -93,7 +95,7 @@ def main(snakemake) -> None:
             for rank, (label, columns, _) in enumerate(lowest(decorated, potential, settings["n_kept"])):
                 name = f"screen-{place:06d}-{rank}"
                 rows.append({"structure_id": name, **columns, "formula": formula, "prototype": label})
-        size, method = relax["block_size"], relax_settings(relax)
+        size, method = relax["block_size"], RelaxSettings.from_config(relax)
         blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
         relaxed = []
         for block in progress(blocks, "relaxing the lowest"):

@@ -8,13 +8,13 @@ import numpy as np
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from hullseeker.hull import Hull, composition_of
-from hullseeker.logs import logging_to, progress
-from hullseeker.matching import IDENTITY_MATCHER, Crystal, matches_any
-from hullseeker.provenance import describe_run
-from hullseeker.result_tables import as_paths
-from hullseeker.structures import from_structure, reduced_formula, to_structure
-from hullseeker.tables import read_table, write_table
+from hullseeker.metrics.hull import Hull, composition_of
+from hullseeker.metrics.matching import IDENTITY_MATCHER, Crystal, matches_any
+from hullseeker.runtime.logs import logging_to, progress
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.results import as_paths
+from hullseeker.tables.structures import from_structure, reduced_formula, to_structure
 
 
 def drop_duplicates(rows: list[dict]) -> list[dict]:
@@ -72,14 +72,16 @@ def elements_as_materials(elements: list[dict]) -> list[dict]:
 
 def main(snakemake) -> None:
     started = time.perf_counter()
-    settings = dict(snakemake.params.settings)
+    settings, inputs = dict(snakemake.params.settings), snakemake.input
     with logging_to(snakemake.log[0], "select_demo_materials") as log:
+        paths_of_candidates = [*as_paths(inputs.candidates), *as_paths(inputs.get("screened", []))]
         candidates = {
             row["structure_id"]: row
-            for path in as_paths(snakemake.input.candidates)
+            for path in paths_of_candidates
             for row in read_table(path, "candidates").to_pylist()
         }
-        relaxed = [row for path in as_paths(snakemake.input.relaxed) for row in read_table(path, "relaxed").to_pylist()]
+        paths = [*as_paths(inputs.relaxed), *as_paths(inputs.get("relaxed_screened", []))]
+        relaxed = [row for path in paths for row in read_table(path, "relaxed").to_pylist()]
         if {row["structure_id"] for row in relaxed} != set(candidates):
             raise ValueError("the relaxed shards do not hold exactly the candidates; run them all again")
         rows = [
@@ -95,7 +97,7 @@ def main(snakemake) -> None:
             if row["status"] == "ok"
         ]
         unique = [standardised(row) for row in drop_duplicates(progress(rows, "matching"))]
-        elements = read_table(snakemake.input.elements, "materials").to_pylist()
+        elements = read_table(inputs.elements, "materials").to_pylist()
         entries = [*unique, *elements]
         hull = Hull([composition_of(r["atomic_numbers"]) for r in entries], [r["energy_ev_per_atom"] for r in entries])
         for row in unique:
@@ -104,7 +106,7 @@ def main(snakemake) -> None:
         limit = settings["keep_below_ev_per_atom"]
         materials = [row for row in unique if row["e_above_hull_ev_per_atom"] < limit] + elements_as_materials(elements)
         phases = [row for row in unique if row["e_above_hull_ev_per_atom"] >= limit]
-        metadata = describe_run(settings, [*as_paths(snakemake.input.candidates), snakemake.input.elements])
+        metadata = describe_run(settings, [*paths_of_candidates, inputs.elements])
         write_table(snakemake.output.materials, materials, "materials", metadata)
         write_table(snakemake.output.phases, phases, "materials", metadata)
         log.info(

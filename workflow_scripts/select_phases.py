@@ -6,11 +6,13 @@ from itertools import chain, combinations
 
 import pyarrow as pa
 
-from hullseeker.logs import logging_to
-from hullseeker.provenance import describe_run
-from hullseeker.structures import reduced_formula
-from hullseeker.tables import TableError, read_table, write_table
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import TableError, read_table, write_table
+from hullseeker.tables.structures import reduced_formula
 
+# Of our own phases among a user's: his ids and ours must not be taken for one another.
+PREFIX = "embedded-"
 # Beyond this many elements a system has too many subsystems to list.
 MAX_LISTED = 10
 
@@ -29,6 +31,18 @@ def join_phases(*tables: Iterable[dict]) -> list[dict]:
                 "ids must mean one structure in all files"
             )
     return list(joined.values())
+
+
+def embedded_rows(rows: Iterable[dict], given: Collection[str]) -> list[dict]:
+    """Return our own phases under ids with a prefix; TableError where a given id is one of these."""
+    ours = [{**row, "structure_id": PREFIX + row["structure_id"]} for row in rows]
+    taken = sorted({row["structure_id"] for row in ours} & set(given))
+    if taken:
+        raise TableError(
+            f"structure_id {taken[0]} of your files is also that of an embedded phase; ids that begin with {PREFIX} "
+            "are ours: rename yours"
+        )
+    return ours
 
 
 def with_elements(rows: list[dict], elements: Iterable[dict]) -> tuple[list[dict], list[str]]:
@@ -65,15 +79,20 @@ def main(snakemake) -> None:
         given = join_phases(*(needed(read_table(path, "materials"), queried) for path in paths))
         # Our elements have no energy on the database's scale.
         ours = [] if snakemake.params.reference == "mp" else needed(read_table(elements, "materials"), queried)
-        chosen, added = with_elements(given, ours)
+        embedded = [row for path in snakemake.input.embedded for row in needed(read_table(path, "materials"), queried)]
+        ids = {row["structure_id"] for row in given}
+        embedded = embedded_rows(embedded, ids)
+        chosen, added = with_elements(given + embedded, embedded_rows(ours, ids))
         if added:
             log.warning("no elemental phase given of %d elements; ours are added: %s", len(added), ", ".join(added))
-        about = describe_run({}, [*paths, elements, *snakemake.input.samples])
+        about = describe_run({}, [*paths, *snakemake.input.embedded, elements, *snakemake.input.samples])
         write_table(snakemake.output[0], chosen, "materials", about)
         log.info(
-            "done: %d given phases and %d added ones are within the %d chemical systems of the samples; %.1f s",
+            "done: %d given phases, %d embedded ones and %d added elements are within the %d chemical systems of the "
+            "samples; %.1f s",
             len(given),
-            len(chosen) - len(given),
+            len(embedded),
+            len(added),
             len(queried),
             time.perf_counter() - started,
         )

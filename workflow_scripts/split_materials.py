@@ -1,14 +1,21 @@
 """Split the data set by reduced formula or chemical system: none of the test split is in training."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import spglib
 from pymatgen.core import Element
 
-from hullseeker.logs import logging_to
-from hullseeker.provenance import describe_run, seed_for
-from hullseeker.structures import reduced_formula
-from hullseeker.tables import read_table, write_table
+from hullseeker.data.selection import REASONS, rows_in_use
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run, seed_for
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.structures import reduced_formula
+
+PRIMITIVE_WITHIN_ANG = 0.01
 
 
 def group_of(atomic_numbers: Sequence[int], by: str) -> str:
@@ -51,9 +58,88 @@ def stable_enough(rows: Sequence[dict], max_e_above_hull_ev_per_atom: float | No
     return [row for row in rows if row["e_above_hull_ev_per_atom"] <= max_e_above_hull_ev_per_atom]
 
 
+def primitive_columns(row: Mapping) -> dict | None:
+    """Return the structure columns of the row's primitive cell (spglib, within 0.01 Å); None where it finds none.
+
+    The cell is not idealised: lengths, angles and orientation are the row's own.
+    """
+    lattice, numbers = np.reshape(row["lattice_ang"], (3, 3)), row["atomic_numbers"]
+    try:
+        found = spglib.standardize_cell(
+            (lattice, np.reshape(row["frac_coords"], (-1, 3)), numbers),
+            to_primitive=True,
+            no_idealize=True,
+            symprec=PRIMITIVE_WITHIN_ANG,
+        )
+    except Exception:  # noqa: BLE001  spglib may raise anything on a degenerate cell
+        return None
+    if found is None:
+        return None
+    primitive, coords, kept = found
+    n_cells = len(numbers) / len(kept)
+    volume, own_volume = (abs(np.linalg.det(cell)) for cell in (primitive, lattice))
+    same_atoms = Counter(numbers) == {z: n * n_cells for z, n in Counter(kept.tolist()).items()}
+    if not same_atoms or not math.isclose(volume * n_cells, own_volume, rel_tol=1e-2):
+        return None
+    return {
+        "lattice_ang": primitive.ravel().tolist(),
+        "atomic_numbers": kept.tolist(),
+        "frac_coords": (coords % 1.0).ravel().tolist(),
+    }
+
+
+def fitting_columns(row: Mapping, max_sites: int) -> dict | None:
+    """Return the structure columns to use the row with: none changed where its cell fits, else its primitive cell's.
+
+    None where that is too large too, or cannot be found.
+    """
+    numbers = row["atomic_numbers"]
+    if len(numbers) <= max_sites:
+        return {}
+    # A cell holds a whole number of primitive ones, and so does its count of each element.
+    if len(numbers) / math.gcd(*Counter(numbers).values()) > max_sites:
+        return None
+    primitive = primitive_columns(row)
+    return primitive if primitive and len(primitive["atomic_numbers"]) <= max_sites else None
+
+
+def leave_out(rows: Sequence[dict], settings: Mapping) -> int:
+    """Give each row its `left_out`, and those in use a cell that fits; return how many were made primitive for it."""
+    excluded = {Element(symbol).Z for symbol in settings["exclude_elements"]}
+    fitting = {row["structure_id"]: fitting_columns(row, settings["max_sites"]) for row in rows}
+    for row in rows:
+        row["left_out"] = None
+        if fitting[row["structure_id"]] is None:
+            row["left_out"] = "too_large"
+        elif excluded.intersection(row["atomic_numbers"]):
+            row["left_out"] = "excluded_element"
+    allowed = rows_in_use(rows)
+    stable = {row["structure_id"] for row in stable_enough(allowed, settings["max_e_above_hull_ev_per_atom"])}
+    for row in allowed:
+        if row["structure_id"] in stable:
+            row |= fitting[row["structure_id"]]
+        else:
+            row["left_out"] = "unstable"
+    return sum(bool(fitting[row["structure_id"]]) for row in rows_in_use(rows))
+
+
+def check_sets(rows: Sequence[Mapping], settings: Mapping) -> None:
+    """Raise ValueError where the config leaves out every row of a set it names: no other set takes its place."""
+    for split in sorted({row["split"] for row in rows}, key=str):
+        own = [row for row in rows if row["split"] == split]
+        if rows_in_use(own):
+            continue
+        counts = Counter(row["left_out"] for row in own)
+        reasons = ", ".join(f"{n} by data.{REASONS[why]} ({settings[REASONS[why]]})" for why, n in counts.items())
+        where = f"of the {split} set (data.{split})" if split else "of the data set"
+        raise ValueError(f"all {len(own)} materials {where} are left out: {reasons}; change that, or give other files")
+
+
 def fill_splits(rows: Sequence[dict], settings: Mapping, seed: int) -> None:
     """Give each row its split: the one it came with, or one drawn here; a ready-made training set without
     validation set has its validation share drawn from it. ValueError where some rows came with a split, some without.
+
+    The draw is among rows in use. A row that is left out goes where its group goes, to training where none is in use.
     """
     given = {row["split"] for row in rows}
     if None in given and len(given) > 1:
@@ -63,36 +149,47 @@ def fill_splits(rows: Sequence[dict], settings: Mapping, seed: int) -> None:
         return
     undecided = [row for row in rows if row["split"] in (None, "train")]
     groups = [group_of(row["atomic_numbers"], settings["split_by"]) for row in undecided]
-    n_elements = {group: len(set(row["atomic_numbers"])) for group, row in zip(groups, undecided, strict=True)}
+    n_elements = {
+        group: len(set(row["atomic_numbers"]))
+        for group, row in zip(groups, undecided, strict=True)
+        if row.get("left_out") is None
+    }
     splits = assign_splits(n_elements, 0.0 if "test" in given else test, val, seed)
     for row, group in zip(undecided, groups, strict=True):
-        row["split"] = splits[group]
+        row["split"] = splits.get(group, "train")
 
 
 def main(snakemake) -> None:
     settings, seed = dict(snakemake.params.settings), snakemake.params.seed
     with logging_to(snakemake.log[0], "split_materials") as log:
         rows = read_table(snakemake.input.materials, "materials").to_pylist()
-        excluded = {Element(symbol).Z for symbol in settings["exclude_elements"]}
-        small = [row for row in rows if len(row["atomic_numbers"]) <= settings["max_sites"]]
-        allowed = [row for row in small if not excluded.intersection(row["atomic_numbers"])]
-        used = stable_enough(allowed, settings["max_e_above_hull_ev_per_atom"])
-        for row in used:
+        for row in rows:
             row["formula"] = reduced_formula(row["atomic_numbers"])
-        fill_splits(used, settings, seed)
-        n_rows = {name: sum(row["split"] == name for row in used) for name in ("train", "val", "test")}
+        n_made_primitive = leave_out(rows, settings)
+        check_sets(rows, settings)
+        fill_splits(rows, settings, seed)
+        n_rows = {name: len(rows_in_use(rows, name)) for name in ("train", "val", "test")}
         if not n_rows["train"] or not n_rows["test"]:
             raise ValueError(
-                f"the split gives {n_rows} rows of {len(rows)}; both train and test need some: "
+                f"the split gives {n_rows} rows in use of {len(rows)} rows; both train and test need some: "
                 "change data.test_fraction, data.max_sites or the files"
             )
-        counts = {"n_read": len(rows), "n_too_large": len(rows) - len(small), "n_excluded": len(small) - len(allowed)}
-        counts["n_unstable"] = len(allowed) - len(used)
+        reasons = Counter(row["left_out"] for row in rows)
+        counts = {
+            "n_read": len(rows),
+            "n_made_primitive": n_made_primitive,
+            "n_too_large": reasons["too_large"],
+            "n_excluded": reasons["excluded_element"],
+            "n_unstable": reasons["unstable"],
+        }
         about = describe_run(settings, [snakemake.input.materials], seed) | {"selection": json.dumps(counts)}
-        write_table(snakemake.output.materials, used, "materials", about)
+        write_table(snakemake.output.materials, rows, "materials", about)
         log.info(
-            "done: %d rows read, %d above %d sites, %d with excluded elements, %d too far above the hull; %s",
+            "done: %d rows read, %d made primitive to fit %d sites; known but left out: %d above %d sites, "
+            "%d with excluded elements, %d too far above the hull; in use: %s",
             counts["n_read"],
+            n_made_primitive,
+            settings["max_sites"],
             counts["n_too_large"],
             settings["max_sites"],
             counts["n_excluded"],

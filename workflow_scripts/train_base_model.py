@@ -17,12 +17,12 @@ from transformers import (
     set_seed,
 )
 
-from hullseeker.crystal_text import TextFormat, make_prompt
-from hullseeker.formless_crystals import draw_pairs
-from hullseeker.language_model import as_conversation
-from hullseeker.logs import logging_to
-from hullseeker.provenance import describe_run, seed_for
-from hullseeker.training import quiet_off_terminal
+from hullseeker.language_model.crystal_text import TextFormat, make_prompt
+from hullseeker.language_model.formless_crystals import draw_pairs
+from hullseeker.language_model.generation import as_conversation
+from hullseeker.language_model.training import quiet_off_terminal
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run, seed_for
 
 # Newlines, coordinates, other numbers and element symbols stand alone; BPE merges within each.
 PIECES = r"\n| ?\d+\.\d{2,}| ?\d+|\.\d+|[A-Z][a-z]?(?![a-z])|[()]"
@@ -138,9 +138,10 @@ def main(snakemake) -> None:
     with logging_to(snakemake.log[0], "train_base_model") as log:
         template = Path(snakemake.input.prompt).read_text()
         elements = list(range(1, 84)) + list(range(89, 95))
+        form = TextFormat(**snakemake.params.crystal_text)
         tokenizer = model = None
         for phase in settings["phases"]:
-            pairs = draw_pairs(phase["n_texts"], rng, elements, TextFormat(), phase["small_counts"])
+            pairs = draw_pairs(phase["n_texts"], rng, elements, form, phase["small_counts"])
             if tokenizer is None:
                 texts = (f"{formula}\n{text}" for formula, text in pairs)
                 tokenizer = make_tokenizer(texts, template, settings["vocab_size"])

@@ -1,5 +1,6 @@
 """Train CDVAE on the training split; a killed run goes on from its last checkpoint."""
 
+import json
 import time
 
 import torch
@@ -7,21 +8,23 @@ import torch
 from hullseeker.cdvae.data import Prepared, prepare
 from hullseeker.cdvae.saved_model import save_model
 from hullseeker.cdvae.training import Training, curve_rows
-from hullseeker.logs import logging_to
-from hullseeker.provenance import describe_run, sha256_of_file, sha256_of_json
-from hullseeker.tables import read_table, write_table
+from hullseeker.data.selection import rows_in_use
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run, sha256_of_file, sha256_of_json
+from hullseeker.tables.parquet import read_table, write_table
 
 
-def prepared_splits(rows: list[dict], settings: dict, log) -> dict[str, Prepared]:
-    """Return train and val as CDVAE takes them; each crystal that is refused is logged with the reason."""
-    splits = {}
+def prepared_splits(rows: list[dict], settings: dict, log) -> tuple[dict[str, Prepared], dict[str, int]]:
+    """Return train and val as CDVAE takes them, and how many crystals of each are left out, logged with the reason."""
+    splits, n_left_out = {}, {}
     for split in ("train", "val"):
-        of_split = [row for row in rows if row["split"] == split]
+        of_split = rows_in_use(rows, split)
         splits[split], refused = prepare(of_split, settings)
+        n_left_out[split] = len(refused)
         for name, reason in refused.items():
             log.warning("%s is left out: %s", name, reason)
         log.info("%s: %d crystals, %d left out", split, len(splits[split].crystals), len(refused))
-    return splits
+    return splits, n_left_out
 
 
 def main(snakemake) -> None:
@@ -31,7 +34,7 @@ def main(snakemake) -> None:
     settings, bounds = dict(params.settings), dict(params.bounds)
     with logging_to(snakemake.log[0], "train_cdvae") as log:
         rows = read_table(snakemake.input.materials, "materials").to_pylist()
-        splits = prepared_splits(rows, settings, log)
+        splits, n_left_out = prepared_splits(rows, settings, log)
         identity = sha256_of_json(
             [settings, bounds, sha256_of_file(snakemake.input.materials), params.seed, params.code]
         )
@@ -47,7 +50,12 @@ def main(snakemake) -> None:
         model = training.run(report)
         save_model(model, snakemake.output.model)
         metadata = describe_run(settings, [snakemake.input.materials], params.seed)
-        write_table(snakemake.output.curve, curve_rows(training.state.history), "training_curve", metadata)
+        metadata["left_out"] = json.dumps({"why": f"each with its reason in {snakemake.log[0]}", **n_left_out})
+        curve = curve_rows(training.state.history)
+        change = {"stage": "cdvae", "quantity": "weight_change", "value": training.weight_change()}
+        write_table(
+            snakemake.output.curve, [*curve, {**change, "step": training.state.step}], "training_curve", metadata
+        )
         log.info(
             "done: %d epochs, %d steps, weights of epoch %d, %.1f s",
             training.state.epoch,

@@ -11,40 +11,52 @@ from datasets import Dataset
 from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from hullseeker.crystal_text import TextFormat
-from hullseeker.language_model import as_conversation, load_tokenizer
-from hullseeker.launching import run_training
-from hullseeker.logs import logging_to
-from hullseeker.matching import group_by_formula
-from hullseeker.potentials import load_potential
-from hullseeker.processes import gathered, process_index
-from hullseeker.provenance import describe_run
-from hullseeker.replicates import training_seed
-from hullseeker.reward_presets import FIRST_POTENTIAL, TERMS_WITH_TRAINING, RewardTerm, reward_terms
-from hullseeker.reward_workers import SharedPotential
-from hullseeker.rewards import Reward, RewardContext
-from hullseeker.structures import to_structure
-from hullseeker.tables import read_table, write_table
-from hullseeker.training import (
+from hullseeker.data.checks import too_few_prompts
+from hullseeker.data.selection import rows_in_use
+from hullseeker.language_model.crystal_text import TextFormat
+from hullseeker.language_model.generation import (
+    as_conversation,
+    context_tokens,
+    end_tokens,
+    load_tokenizer,
+    longest_prompt_that_fits,
+    sha256_of_prompts,
+)
+from hullseeker.language_model.launching import run_training
+from hullseeker.language_model.prompts import prompts_of
+from hullseeker.language_model.training import (
+    N_CHECKPOINTS_KEPT,
+    WriteManifest,
     claim_checkpoints_of_rule,
     curve_rows,
     estimate,
     load_to_train,
     lora_config,
-    n_checkpoints_kept,
-    prompts_of,
     quiet_off_terminal,
+    rows_of_saved,
     save_trained,
     threads_of_process,
     train_to_the_end,
     write_atomically,
     write_in_step,
 )
+from hullseeker.metrics.matching import group_by_formula
+from hullseeker.potentials.interface import load_potential
+from hullseeker.rewards.presets import FIRST_POTENTIAL, TERMS_WITH_TRAINING, RewardTerm, reward_terms
+from hullseeker.rewards.terms import Reward, RewardContext
+from hullseeker.rewards.workers import SharedPotential
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.processes import gathered, process_index
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.structures import to_structure
+from hullseeker.workflow.replicates import training_seed
 
 QUANTITIES = {
     "reward": "reward_mean",
     "reward_std": "reward_std",
     "parse_share": "parse_share",
+    "cut_share": "cut_share",
     "formula_match_share": "formula_match_share",
     "coincident_share": "coincident_share",
     "clipped_share": "clipped_share",
@@ -65,16 +77,18 @@ def quantities_of(terms: Sequence[RewardTerm]) -> dict[str, str]:
     return QUANTITIES | {f"{term.name}_{kind}": f"term_{term.name}_{kind}" for term in terms for kind in kinds}
 
 
-def make_reward(reward: Reward):
+def make_reward(reward: Reward, ends: Collection[int]):
     """Return the reward as TRL calls it: completions and the prompted formulas in, floats out; terms are logged.
 
+    A completion whose last token is none of `ends` was cut at the limit of tokens, and is no crystal.
     Of several processes each scores the completions of all, and returns those of its own: groups, and what diversity
     remembers, are the same as in one process. Only the potentials share the work (reward_workers.py).
     """
 
-    def total_reward(completions, prompt_formula, log_metric, **_):
+    def total_reward(completions, completion_ids, prompt_formula, log_metric, **_):
         texts = gathered([completion[0]["content"] for completion in completions])
-        scores = reward.score(texts, gathered(prompt_formula))
+        is_cut = gathered([len(ids) == 0 or int(ids[-1]) not in ends for ids in completion_ids])
+        scores = reward.score(texts, gathered(prompt_formula), is_cut)
         for name, value in scores.summary().items():
             log_metric(name, value)
         start = process_index() * len(completions)
@@ -95,21 +109,28 @@ def hull_energies(paths: Iterable[str], formulas: Collection[str], max_missing_s
             words = f"{path}: no hull energy of {len(missing)} of {len(formulas)} prompts ({', '.join(missing[:5])})"
             if len(missing) / len(formulas) > max_missing_share:
                 raise ValueError(f"{words}; its rows say why. A reward without e_hull and ensemble needs none")
-            log.warning("%s; these terms tell their answers nothing", words)
+            log.warning("%s; the terms e_hull and ensemble give every answer to these prompts the same value", words)
     return found
 
 
 def make_context(terms: Sequence[RewardTerm], form: TextFormat, settings: dict, rows: list[dict], hulls: dict):
-    """Return what the terms need, potentials loaded; `rows` are the training crystals."""
+    """Return what the terms need, potentials loaded; `rows` are all of the training split, those left out too."""
     wanted = [FIRST_POTENTIAL, *(term.second_potential for term in terms if term.second_potential)]
     if settings["reward_workers"] or settings["n_processes"] > 1:
         potentials = [SharedPotential(*one, settings["reward_device"], settings["reward_workers"]) for one in wanted]
     else:
         potentials = [load_potential(*one, device=settings["reward_device"]) for one in wanted]
     compares = any(term.name in TERMS_WITH_TRAINING for term in terms)
-    training = group_by_formula((row["formula"], to_structure(row)) for row in rows) if compares else {}
+    in_use = rows_in_use(rows)
+    left_out = [row for row in rows if row.get("left_out") is not None]
+    training, known_only = (
+        group_by_formula((row["formula"], to_structure(row)) for row in some) if compares else {}
+        for some in (in_use, left_out)
+    )
     by_name = {potential.name: potential for potential in potentials}
-    return RewardContext(form, by_name, hulls, training, settings["max_failure_share"])
+    return RewardContext(
+        form, by_name, hulls, training, left_out=known_only, max_failure_share=settings["max_failure_share"]
+    )
 
 
 class KeepRecentAnswers(TrainerCallback):
@@ -152,7 +173,7 @@ def grpo_arguments(settings: dict, base: dict, output_dir: str, seed: int) -> GR
         use_cpu=base["device"] == "cpu",
         logging_steps=1,
         save_steps=settings["save_every_steps"],
-        save_total_limit=n_checkpoints_kept(settings),
+        save_total_limit=N_CHECKPOINTS_KEPT,
         # Every trained weight takes part in every step.
         ddp_find_unused_parameters=False if settings["n_processes"] > 1 else None,
         report_to=[],
@@ -187,6 +208,13 @@ def vllm_arguments(rollouts: dict) -> dict:
     }
 
 
+def room_for_rollouts(settings: dict, context: int | None) -> int | None:
+    """Return the tokens that a prompt and its answer may have: the model's, or vLLM's where it writes them."""
+    rollouts = settings["rollouts"]
+    vllm = rollouts["vllm_max_length_tokens"] if rollouts["engine"] == "vllm_colocate" else None
+    return min((limit for limit in (context, vllm) if limit is not None), default=None)
+
+
 def main(snakemake) -> None:
     started = time.perf_counter()
     torch.set_num_threads(threads_of_process(snakemake))
@@ -195,31 +223,35 @@ def main(snakemake) -> None:
     seed = training_seed(snakemake.params.seed, "train_grpo", chain)
     set_seed(seed)
     with logging_to(snakemake.log[0], "train_grpo") as log:
-        rows = [r for r in read_table(snakemake.input.materials, "materials").to_pylist() if r["split"] == "train"]
+        materials = read_table(snakemake.input.materials, "materials").to_pylist()
+        rows = [row for row in materials if row["split"] == "train"]
         template = Path(snakemake.input.prompt).read_text()
-        pairs = prompts_of(rows, template, prompt["formula"])
+        pairs = prompts_of(rows_in_use(rows), template, prompt["formula"])
+        if problem := too_few_prompts(len(pairs), settings["prompts_per_step"], chain):
+            raise ValueError(problem)
         dataset = Dataset.from_list([{**as_conversation(text), "prompt_formula": formula} for formula, text in pairs])
         start = snakemake.input.model[0] if snakemake.input.get("model") else base["path"]
         # Before the model: this is where several processes find each other.
         arguments = grpo_arguments(settings, base, str(snakemake.params.checkpoints), seed)
-        tokenizer = load_tokenizer(start)
-        longest = max((text for _, text in pairs), key=len)
-        ids = tokenizer.apply_chat_template(as_conversation(longest)["prompt"], add_generation_prompt=True)["input_ids"]
-        estimate(log, "grpo", settings, base, start, len(ids))
+        tokenizer, prompts = load_tokenizer(start, log), [text for _, text in pairs]
+        rendered = sha256_of_prompts(tokenizer, prompts)
+        room = room_for_rollouts(settings, context_tokens(start))
+        longest = longest_prompt_that_fits(tokenizer, prompts, settings["max_new_tokens"], room, "grpo.max_new_tokens")
+        estimate(log, "grpo", settings, base, start, longest)
         model, _ = load_to_train(start, base)
         terms = reward_terms(settings["terms"])
         formulas = {formula for formula, _ in pairs}
         hulls = hull_energies(snakemake.input.get("reward_hulls", []), formulas, settings["max_failure_share"], log)
         context = make_context(terms, TextFormat(**snakemake.params.crystal_text), settings, rows, hulls)
-        checkpoint = claim_checkpoints_of_rule(snakemake, start, template, [KeepRecentAnswers.FILE])
+        checkpoint = claim_checkpoints_of_rule(snakemake, start, template, rendered)
         trainer = GRPOTrainer(
             model=model,
-            reward_funcs=make_reward(Reward(terms, context)),
+            reward_funcs=make_reward(Reward(terms, context), end_tokens(model, tokenizer)),
             args=arguments,
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=lora_config(settings),
-            callbacks=[KeepRecentAnswers(context, checkpoint)],
+            callbacks=[KeepRecentAnswers(context, checkpoint), WriteManifest()],
         )
         quiet_off_terminal(trainer)
         write_in_step(trainer)
@@ -227,11 +259,13 @@ def main(snakemake) -> None:
             log.info("going on from %s", Path(checkpoint).name)
         train_to_the_end(trainer, checkpoint)
         rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-        save_trained(trainer, tokenizer, snakemake.output.model, start, base, settings)
+        saved = save_trained(trainer, tokenizer, snakemake.output.model, start, base, settings, log)
         if process_index():
             return
         metadata = describe_run(settings, [snakemake.input.materials], snakemake.params.seed)
+        metadata["rendered_prompts_sha256"] = rendered
         curve = curve_rows(trainer.state.log_history, chain, quantities_of(terms))
+        curve += rows_of_saved(saved, chain, trainer.state.global_step)
         write_table(snakemake.output.curve, curve, "training_curve", metadata)
         log.info(
             "done: %d prompts, %d steps, mean reward %.3f (first five) to %.3f (last five), %.1f s",

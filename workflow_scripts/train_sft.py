@@ -1,5 +1,7 @@
 """Supervised finetuning on the training split, with TRL's SFTTrainer; the loss is on the completion only."""
 
+import json
+import logging
 import math
 import sys
 import time
@@ -13,28 +15,32 @@ from datasets import Dataset
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
-from hullseeker.crystal_text import TextFormat, make_prompt, write_crystal
-from hullseeker.language_model import as_conversation, load_tokenizer
-from hullseeker.launching import run_training
-from hullseeker.logs import logging_to
-from hullseeker.processes import process_index
-from hullseeker.provenance import describe_run, seed_for
-from hullseeker.replicates import training_seed
-from hullseeker.structures import reduced_formula
-from hullseeker.tables import read_table, write_table
-from hullseeker.training import (
+from hullseeker.data.selection import rows_in_use
+from hullseeker.language_model.crystal_text import TextFormat, make_prompt, write_crystal
+from hullseeker.language_model.generation import as_conversation, load_tokenizer, sha256_of_prompts
+from hullseeker.language_model.launching import run_training
+from hullseeker.language_model.prompts import formula_for_prompt
+from hullseeker.language_model.training import (
+    N_CHECKPOINTS_KEPT,
+    LogAtCheckpoints,
+    WriteManifest,
     claim_checkpoints_of_rule,
     curve_rows,
     estimate,
-    formula_for_prompt,
     load_to_train,
     lora_config,
-    n_checkpoints_kept,
     quiet_off_terminal,
+    rows_of_saved,
     save_trained,
     threads_of_process,
     train_to_the_end,
 )
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.processes import process_index
+from hullseeker.runtime.provenance import describe_run, seed_for
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.structures import reduced_formula
+from hullseeker.workflow.replicates import training_seed
 
 QUANTITIES = {
     "loss": "loss",
@@ -93,15 +99,30 @@ def make_dataset(
     form: TextFormat,
     max_tokens: int,
     drill: Sequence[dict] = (),
-) -> tuple[Dataset, int]:
-    """Return tokenized crystals and drill, and how many were left out as longer than max_tokens."""
+) -> tuple[Dataset, int, int]:
+    """Return tokenized crystals and drill, how many were left out as longer than max_tokens, and the shortest's length.
+
+    The length is in tokens, 0 where there are no rows.
+    """
     tokens = [
         as_tokens(tokenizer, template, formula_for_prompt(row, style), write_crystal(row, form), learned)
         for block, learned in ((rows, True), (drill, False))
         for row in block
     ]
     kept = [t for t in tokens if len(t["input_ids"]) <= max_tokens]
-    return Dataset.from_list(kept), len(tokens) - len(kept)
+    shortest = min((len(t["input_ids"]) for t in tokens), default=0)
+    return Dataset.from_list(kept), len(tokens) - len(kept), shortest
+
+
+def say_all_are_too_long(split: str, n_texts: int, shortest: int, max_tokens: int, log: logging.Logger) -> None:
+    """Raise ValueError where no text is left to train on; log it where none is left to evaluate on."""
+    words = (
+        f"all {n_texts} texts of {split} are longer than sft.max_length_tokens ({max_tokens}); the shortest has "
+        f"{shortest} tokens"
+    )
+    if split == "train":
+        raise ValueError(f"{words}: raise sft.max_length_tokens to {shortest} at least")
+    log.warning("%s, and nothing is evaluated", words)
 
 
 def sft_arguments(settings: dict, base: dict, output_dir: str, seed: int, n_train: int, n_val: int) -> SFTConfig:
@@ -122,10 +143,12 @@ def sft_arguments(settings: dict, base: dict, output_dir: str, seed: int, n_trai
         bf16=settings["autocast_bf16"],
         gradient_checkpointing=settings["gradient_checkpointing"],
         use_cpu=base["device"] == "cpu",
-        eval_strategy="epoch" if n_val else "no",
+        # LogAtCheckpoints says when.
+        eval_strategy="steps" if n_val else "no",
+        eval_steps=steps_per_epoch,
         logging_steps=10,
         save_steps=settings["save_every_steps"],
-        save_total_limit=n_checkpoints_kept(settings),
+        save_total_limit=N_CHECKPOINTS_KEPT,
         # Every trained weight takes part in every step.
         ddp_find_unused_parameters=False if settings["n_processes"] > 1 else None,
         report_to=[],
@@ -144,13 +167,14 @@ def main(snakemake) -> None:
     with logging_to(snakemake.log[0], "train_sft") as log:
         rows = read_table(snakemake.input.materials, "materials").to_pylist()
         template = Path(snakemake.input.prompt).read_text()
-        tokenizer = load_tokenizer(base["path"])
-        datasets = {}
+        tokenizer = load_tokenizer(base["path"], log)
+        datasets, prompts, left_out = {}, [], {"why": "longer than sft.max_length_tokens"}
         for split in ("train", "val"):
-            of_split = [row for row in rows if row["split"] == split]
+            of_split = rows_in_use(rows, split)
             rng = np.random.default_rng(seed_for(snakemake.params.seed, "formula_drill"))
             drill = formula_drill(of_split, settings["formula_drill_share"], rng) if split == "train" else []
-            datasets[split], n_long = make_dataset(
+            prompts += [make_prompt(template, formula_for_prompt(row, prompt["formula"])) for row in of_split + drill]
+            datasets[split], left_out[split], shortest = make_dataset(
                 of_split, tokenizer, template, prompt["formula"], form, settings["max_length_tokens"], drill
             )
             log.info(
@@ -158,16 +182,19 @@ def main(snakemake) -> None:
                 split,
                 len(of_split),
                 len(drill),
-                n_long,
+                left_out[split],
                 settings["max_length_tokens"],
             )
+            if left_out[split] and not len(datasets[split]):
+                say_all_are_too_long(split, left_out[split], shortest, settings["max_length_tokens"], log)
+        rendered = sha256_of_prompts(tokenizer, prompts)
         # Before the model: this is where several processes find each other.
         sizes = [len(datasets[split]) for split in ("train", "val")]
         arguments = sft_arguments(settings, base, str(snakemake.params.checkpoints), seed, *sizes)
-        prompt_tokens = max((mask.index(1) for mask in datasets["train"]["completion_mask"]), default=0)
+        prompt_tokens = max((mask.index(1) for mask in datasets["train"]["completion_mask"] if 1 in mask), default=0)
         estimate(log, "sft", settings, base, base["path"], prompt_tokens)
         model, _ = load_to_train(base["path"], base)
-        checkpoint = claim_checkpoints_of_rule(snakemake, base["path"], template)
+        checkpoint = claim_checkpoints_of_rule(snakemake, base["path"], template, rendered)
         trainer = SFTTrainer(
             model=model,
             args=arguments,
@@ -175,17 +202,21 @@ def main(snakemake) -> None:
             eval_dataset=datasets["val"] if len(datasets["val"]) else None,
             processing_class=tokenizer,
             peft_config=lora_config(settings),
+            callbacks=[LogAtCheckpoints(arguments.eval_steps if sizes[1] else None), WriteManifest()],
         )
         quiet_off_terminal(trainer)
         if checkpoint:
             log.info("going on from %s", Path(checkpoint).name)
         train_to_the_end(trainer, checkpoint)
         history = trainer.state.log_history
-        save_trained(trainer, tokenizer, snakemake.output.model, base["path"], base, settings)
+        saved = save_trained(trainer, tokenizer, snakemake.output.model, base["path"], base, settings, log)
         if process_index():
             return
         metadata = describe_run(settings, [snakemake.input.materials], snakemake.params.seed)
-        write_table(snakemake.output.curve, curve_rows(history, chain, QUANTITIES), "training_curve", metadata)
+        metadata["rendered_prompts_sha256"] = rendered
+        metadata["left_out"] = json.dumps(left_out)
+        curve = curve_rows(history, chain, QUANTITIES) + rows_of_saved(saved, chain, trainer.state.global_step)
+        write_table(snakemake.output.curve, curve, "training_curve", metadata)
         log.info("done: %d steps in %.1f s", trainer.state.global_step, time.perf_counter() - started)
 
 

@@ -52,7 +52,7 @@ def check_energy(potential: str) -> None:
     """Ask a potential for the energy of rock salt, with the weights of its package."""
     import ase.build
 
-    from hullseeker.potentials import load_potential
+    from hullseeker.potentials.interface import load_potential
 
     (energy,) = load_potential(potential).energies([ase.build.bulk("NaCl", "rocksalt", a=5.64)])
     if not -4.0 < energy < -3.0:

@@ -8,9 +8,9 @@ import pytest
 from matminer.featurizers.site import CrystalNNFingerprint
 from pymatgen.core import Lattice, Structure
 
-from hullseeker.crystal_nn import site_fingerprints
-from hullseeker.fingerprints import structure_fingerprint
-from hullseeker.structures import to_structure
+from hullseeker.metrics.crystal_nn import site_fingerprints
+from hullseeker.metrics.fingerprints import structure_fingerprint
+from hullseeker.tables.structures import to_structure
 
 DEMO = Path(__file__).parents[2] / "resources" / "demo_materials.parquet"
 MATMINER = CrystalNNFingerprint.from_preset("ops")

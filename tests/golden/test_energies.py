@@ -5,7 +5,7 @@ import pytest
 from ase.build import bulk
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from hullseeker.potentials import load_potential
+from hullseeker.potentials.interface import load_potential
 
 # eV/atom, taken once with these versions (chgnet 0.4.2, model 0.3.0; sevenn 0.13.0, 7net-0).
 CELLS = {

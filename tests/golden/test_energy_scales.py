@@ -7,11 +7,11 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from build_reference import with_corrected_energies
-from compute_hull import hull_of_phases, hull_row
-from hullseeker.energy_scales import comparable_energy, mp2020_correction_ev_per_atom, refusal, scale_of
-from hullseeker.potentials import load_potential
-from hullseeker.structures import from_structure, to_atoms
-from hullseeker.tables import read_table
+from hullseeker.metrics.hull_rows import hull_of_phases, hull_row
+from hullseeker.potentials.energy_scales import comparable_energy, mp2020_correction_ev_per_atom, refusal, scale_of
+from hullseeker.potentials.interface import load_potential
+from hullseeker.tables.parquet import read_table
+from hullseeker.tables.structures import from_structure, to_atoms
 
 ROOT = Path(__file__).parents[2]
 # eV per atom of the species: Wang et al., Sci. Rep. 11, 15496 (2021), Table 1 and the published MP2020 set.

@@ -8,8 +8,8 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 from scipy.optimize import linprog
 
-from compute_hull import check_same_scale, hull_of_phases, hull_row
-from hullseeker.hull import Hull, NoReference, cheapest_mixture, composition_of
+from hullseeker.metrics.hull import Hull, NoReference, cheapest_mixture, composition_of
+from hullseeker.metrics.hull_rows import check_same_scale, hull_of_phases, hull_row
 
 BINARY = [
     ({"Na": 1}, -1.0),
@@ -173,6 +173,34 @@ def test_rows():
         assert hull_row(hull, relaxed(status)) == {"structure_id": "sft-000000", "status": status, "error": "why"}
     row = hull_row(hull, relaxed(numbers=(11, 19)))
     assert row["status"] == "no_reference" and "K" in row["error"] and "energy_ev_per_atom" not in row
+
+
+def test_a_hull_of_elements_alone_is_told_from_one_with_compounds():
+    """NaBr does not beat its elements and so is no corner of the hull, but it is a compound that was tried."""
+    hull = Hull.of_structures([[11], [17], [35], [19], [11, 35]], [-1.0, -2.0, -1.5, -1.0, 9.0])
+    assert not hull.has_compound({"Na": 1, "Cl": 1})
+    assert hull.has_compound({"Na": 2, "Br": 3})
+    assert hull.has_compound({"Na": 1, "Cl": 1, "Br": 1}) and not hull.has_compound({"K": 1, "Cl": 1, "Br": 1})
+    assert not hull.has_compound({"Na": 1})
+    assert not Hull([], []).has_compound({"Na": 1, "Cl": 1})
+    many = Hull.of_structures([[z] for z in range(1, 90)] + [[70, 71]], [0.0] * 90)
+    wide = composition_of(range(60, 72))
+    assert many.has_compound(wide) and not many.has_compound(composition_of(range(1, 13)))
+
+
+def test_an_e_hull_that_cannot_be_relied_on_is_marked():
+    """As BaZrO3 on a hull of elements: its E_hull is its formation energy."""
+    alone = hull_row(hull_of_phases(PHASES[:2]), relaxed(), "evaluator", -5.0, -0.35)
+    assert (alone["status"], alone["unreliable"]) == ("ok", "no_competing_compound")
+    assert alone["e_above_hull_ev_per_atom"] == alone["formation_energy_ev_per_atom"] == pytest.approx(-1.7)
+    hull = hull_of_phases(PHASES)
+    assert hull_row(hull, relaxed(), "evaluator", -5.0, -0.35)["unreliable"] is None  # 0.2 below NaCl
+    deep = relaxed(energy=-3.4)
+    assert hull_row(hull, deep, "evaluator", -5.0, -0.35)["unreliable"] == "below_trusted_range"
+    assert hull_row(hull, deep, "evaluator", -5.0, None)["unreliable"] is None
+    element = relaxed(numbers=(11,), energy=-1.2)
+    assert hull_row(hull, element, "evaluator", -5.0, -0.35)["unreliable"] is None
+    assert "unreliable" not in hull_row(hull, relaxed("not_converged"), "evaluator", -5.0, -0.35)
 
 
 def test_energies_of_another_potential_are_refused():

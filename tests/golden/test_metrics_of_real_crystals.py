@@ -16,12 +16,12 @@ from smact.screening import smact_validity
 
 from assess_novelty import novelty_rows
 from featurize_structures import featurize
-from hullseeker.fingerprints import FingerprintCache
-from hullseeker.matching import group_by_formula
-from hullseeker.structures import from_structure, reduced_formula, to_structure
-from hullseeker.tables import SCHEMAS
-from make_sun import row_of_system
-from make_table2 import load_scaler, table2_row
+from hullseeker.metrics.distribution import load_scaler, table2_row
+from hullseeker.metrics.fingerprints import FingerprintCache
+from hullseeker.metrics.matching import group_by_formula
+from hullseeker.metrics.sun import row_of_system
+from hullseeker.tables.schemas import SCHEMAS
+from hullseeker.tables.structures import from_structure, reduced_formula, to_structure
 
 DEMO = Path(__file__).parents[2] / "resources" / "demo_materials.parquet"
 SETTINGS = {
@@ -133,7 +133,7 @@ def test_stable_unique_novel(crystals):
     ids = [row["structure_id"] for row in rows]
     frames = {
         "samples": pd.DataFrame(rows).set_index("structure_id"),
-        "hull": pd.DataFrame({"e_above_hull_ev_per_atom": e_hull}, index=ids),
+        "hull": pd.DataFrame({"e_above_hull_ev_per_atom": e_hull, "unreliable": None}, index=ids),
         "novelty": pd.DataFrame(judged).set_index("structure_id"),
     }
     settings = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 50}

@@ -15,26 +15,29 @@ from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import train_sft
-from hullseeker.language_model import load_tokenizer
-from hullseeker.potentials import load_potential
-from hullseeker.reward_workers import SharedPotential
-from hullseeker.structures import to_atoms
-from hullseeker.tables import read_table
+from fault_plan import FaultPlan
+from hullseeker.language_model.generation import load_tokenizer
+from hullseeker.potentials.interface import load_potential
+from hullseeker.rewards.workers import SharedPotential
+from hullseeker.tables.parquet import read_table
+from hullseeker.tables.structures import to_atoms
 from processes_examples import job
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "workflow_scripts"
 TWO = {"n_processes": 2, "accelerate": str(ROOT / "resources" / "accelerate" / "cpu.yaml"), "save_every_steps": 1}
-LAUNCH = "import sys; from hullseeker.launching import Job, launch; launch(Job.read(sys.argv[1]), sys.argv[2])"
+LAUNCH = """import sys
+from hullseeker.language_model.launching import Job, launch
+launch(Job.read(sys.argv[1]), sys.argv[2])"""
 
 
-def start(one, stage: str) -> subprocess.Popen:
+def start(one, stage: str, faults: FaultPlan | None = None) -> subprocess.Popen:
     path = Path(one.log[0]).with_name("job.json")
     one.write(path)
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", LAUNCH, str(path), str(SCRIPTS / f"train_{stage}.py")],
-        env=environment,
+        env=faults.environment(environment) if faults else environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -44,20 +47,26 @@ def run(one, stage: str) -> None:
     assert start(one, stage).wait(900) == 0, Path(one.log[0]).read_text()
 
 
-def run_with_a_kill(one, stage: str) -> None:
-    """Kill the launcher after the first checkpoint, see its processes end, and go on."""
-    process, first = start(one, stage), Path(one.params.checkpoints) / "checkpoint-1" / "trainer_state.json"
-    while not first.is_file():
-        assert process.poll() is None, Path(one.log[0]).read_text()
-        time.sleep(0.05)
+def run_with_a_kill(one, stage: str, folder: Path) -> None:
+    """Kill the launcher while its first process stands still at the first checkpoint, see all end, and go on."""
+    faults = FaultPlan(folder, {f"train_{stage}": ("checkpoint", "stop")})
+    process = start(one, stage, faults)
+    first = psutil.Process(faults.wait_for(f"train_{stage}", lambda: process.poll() is None)["pid"])
+    assert (Path(one.params.checkpoints) / "checkpoint-1" / "manifest.json").is_file()
     family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3 and first in family
+    for member in family:
+        member.suspend()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(family) >= 3
-    assert psutil.wait_procs(family, timeout=30)[1] == []
+    # Longer than they wait between two looks at their launcher: they look before they train on.
+    time.sleep(1.5)
+    for member in family:
+        member.resume()
+    assert psutil.wait_procs(family, timeout=300)[1] == []
     assert not Path(one.output.curve).exists()
     run(one, stage)
-    assert "going on from checkpoint-" in Path(one.log[0]).read_text()
+    assert "going on from checkpoint-1" in Path(one.log[0]).read_text()
 
 
 def weights(one) -> dict[str, torch.Tensor]:
@@ -88,7 +97,7 @@ def test_sft_in_two_processes_is_sft_in_one(tmp_path):
     tokenizer.save_pretrained(tmp_path / "model")
     how = {"n_epochs": 1, "batch_size": 8, "device_batch_size": 4, "autocast_bf16": False}
     two = job(tmp_path / "two", "sft", tmp_path / "model", **how, **TWO)
-    run_with_a_kill(two, "sft")
+    run_with_a_kill(two, "sft", tmp_path / "faults")
     one = job(tmp_path / "one", "sft", tmp_path / "model", **how)
     train_sft.main(one)
     before, alone, together = load_file(tmp_path / "model" / "model.safetensors"), weights(one), weights(two)
@@ -102,7 +111,7 @@ def test_grpo_in_two_processes_goes_on_alike_after_a_kill(tmp_path):
     how = {"n_steps": 3, "device_batch_size": 4, **TWO}
     undisturbed, killed = (job(tmp_path / name, "grpo", **how) for name in ("undisturbed", "killed"))
     run(undisturbed, "grpo")
-    run_with_a_kill(killed, "grpo")
+    run_with_a_kill(killed, "grpo", tmp_path / "faults")
     assert curve(killed) == curve(undisturbed)
     rewards = [row["value"] for row in curve(killed) if row["quantity"] == "reward_mean"]
     assert len(set(rewards)) == 3
@@ -124,6 +133,7 @@ def test_energies_do_not_depend_on_who_computes_them(one_thread):  # noqa: ARG00
     cells = [to_atoms(row) for row in rows]
     alone, shared = load_potential("chgnet"), SharedPotential("chgnet", None, "cpu", 1)
     assert shared.name == alone.name
+    assert shared.covered_atomic_numbers == alone.covered_atomic_numbers
     assert np.array_equal(shared.energies(cells), alone.energies(cells))
     for mine, theirs in zip(shared.evaluate(cells[:2]), alone.evaluate(cells[:2]), strict=True):
         assert mine.energy_ev == theirs.energy_ev

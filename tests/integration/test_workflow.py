@@ -1,93 +1,36 @@
 """The whole DAG of experiments/test.yaml in a copy of the repository: numbers, a second run, and a kill."""
 
-import contextlib
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import yaml
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
-from hullseeker.crystal_text import TextFormat, parse_crystal
-from hullseeker.structures import reduced_formula, to_structure
-from hullseeker.tables import read_table
+from configs import text_format
+from fault_plan import FaultPlan
+from hullseeker.data.selection import rows_in_use
+from hullseeker.language_model.crystal_text import parse_crystal
+from hullseeker.tables.parquet import read_table
+from hullseeker.tables.structures import reduced_formula, to_structure
+from local_checkout import LOCAL, copy_repository, finished, killed, planned_jobs, run, snakemake, start, table
 from materials_project_server import KEY, serving, some_documents
 
-ROOT = Path(__file__).parents[2]
 SYSTEMS = ("cdvae", "base", "sft", "rl", "sft_rl")
 N_SAMPLES = 8
-
-
-def tracked_files() -> list[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if listed.returncode == 0:
-        return listed.stdout.split("\n")[:-1]
-    skipped = {".venv", ".snakemake", "results", "logs", "benchmarks", ".git"}
-    return [
-        str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file() and p.relative_to(ROOT).parts[0] not in skipped
-    ]
-
-
-LOCAL = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", "2"]
-
-
-def start(folder: Path, command: list[str]) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def snakemake(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> subprocess.Popen:
-    return start(folder, [*LOCAL, *words, "--configfile", "experiments/test.yaml", *overlays])
-
-
-def finished(process: subprocess.Popen) -> str:
-    output, _ = process.communicate()
-    assert process.returncode == 0, output[-6000:]
-    return output
-
-
-def run(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> str:
-    return finished(snakemake(folder, *words, overlays=overlays))
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A copy of the repository, its path with a space in it, in which the whole DAG has run."""
-    folder = tmp_path_factory.mktemp("a checkout") / "hullseeker"
-    for name in tracked_files():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    folder = copy_repository(tmp_path_factory.mktemp("a checkout") / "hullseeker")
     run(folder, "--quiet", "all")
     return folder
-
-
-def table(checkout: Path, name: str, schema: str) -> list[dict]:
-    return read_table(checkout / "results" / "test" / f"{name}.parquet", schema).to_pylist()
 
 
 def result(checkout: Path, name: str) -> pd.DataFrame:
@@ -115,7 +58,7 @@ def test_every_draw_is_a_row_in_every_table(checkout, system):
             assert (row["status"] == "ok") == (row["lattice_ang"] is not None)
             continue
         assert row["prompt_formula"] in test_formulas
-        parsed = parse_crystal(row["text"], TextFormat(max_atoms=24))
+        parsed = parse_crystal(row["text"], text_format(max_atoms=24))
         assert (row["status"] == "ok") == (parsed.columns is not None)
         if row["status"] == "ok":
             assert row["formula"] == reduced_formula(parsed.columns["atomic_numbers"])
@@ -154,11 +97,14 @@ def test_table1_counts_by_hand(checkout):
         samples = table(checkout, f"samples/{system}", "samples")
         hull = table(checkout, f"hull/sevennet/{system}", "hull")
         relaxed = [r["status"] == "ok" for r in table(checkout, f"relaxed/sevennet/{system}", "relaxed")]
-        stable = [r["status"] == "ok" and r["e_above_hull_ev_per_atom"] < 0.1 for r in hull]
+        reliable = [r["status"] == "ok" and r["unreliable"] is None for r in hull]
+        stable = [ok and r["e_above_hull_ev_per_atom"] < 0.1 for ok, r in zip(reliable, hull, strict=True)]
         obeys = [r["formula"] is not None and r["formula"] == r["prompt_formula"] for r in samples]
         row = frame.loc[system]
         assert row["n_samples"] == N_SAMPLES
         assert row["n_relaxed"] == sum(relaxed)
+        unreliable = [r["unreliable"] is not None for r in hull]
+        assert row["unreliable_hull_pct"] == pytest.approx(100 * np.mean(unreliable), rel=1e-5)
         assert row["parse_rate_pct"] == pytest.approx(100 * np.mean([r["status"] == "ok" for r in samples]), rel=1e-5)
         assert row["stability_rate_all_pct"] == pytest.approx(100 * np.mean(stable), rel=1e-5)
         if system == "cdvae":
@@ -233,7 +179,7 @@ def test_cdvae_is_trained_and_reconstructs_every_test_crystal(checkout):
     assert len(curve) == 8
     assert curve.value.iloc[-1] < curve.value.iloc[0]
     rows = table(checkout, "reconstructions/cdvae", "reconstructions")
-    test = [r["structure_id"] for r in table(checkout, "data/materials", "materials") if r["split"] == "test"]
+    test = [r["structure_id"] for r in rows_in_use(table(checkout, "data/materials", "materials"), "test")]
     assert [r["structure_id"] for r in rows] == sorted(test)
     row = result(checkout, "reconstruction").loc["cdvae"]
     assert row["n_crystals"] == len(test)
@@ -264,10 +210,34 @@ def test_a_second_run_finds_nothing_to_do(checkout):
     assert "Nothing to be done" in run(checkout, "-n")
 
 
-def planned_jobs(dry_run: str) -> set[str]:
-    """The names of the rules that a dry run would run."""
-    lines = dry_run.split("Job stats:")[1].split("total")[0].splitlines()[3:]
-    return {line.split()[0] for line in lines if line.strip()}
+DELETED = {
+    "tables/table1.csv": {"make_table1", "render_table1"},
+    "tables/table1.parquet": {"make_table1", "render_table1"},
+    "tables/table2.tex": {"render_table2"},
+    "tables/sun.csv": {"make_sun", "render_sun"},
+    "tables/failure_ledger.parquet": {"make_ledger", "render_failure_ledger"},
+    "tables/comparison.csv": {"make_comparison", "render_comparison", "plot_comparison"},
+    "tables/formula_match.csv": {
+        "make_formula_match",
+        *("render_table2", "render_sun", "render_audit"),
+    },
+    "figures/figure2.csv": {"plot_hull_distribution"},
+    "figures/figure1.pdf": {"plot_figure1"},
+    "data/card.md": {"make_data_card"},
+    "data/card.png": {"make_data_card"},
+}
+
+
+@pytest.mark.parametrize("name", DELETED)
+def test_a_deleted_file_that_is_read_is_made_again(checkout, name):
+    """And what is printed from it, but nothing that is trained, drawn or relaxed."""
+    path = checkout / "results" / "test" / name
+    aside = path.rename(checkout / "aside")
+    try:
+        assert planned_jobs(run(checkout, "-n")) == {*DELETED[name], "all"}
+    finally:
+        aside.rename(path)
+    assert "Nothing to be done" in run(checkout, "-n")
 
 
 def test_a_new_threshold_rebuilds_only_what_follows_from_it(checkout, tmp_path):
@@ -293,7 +263,14 @@ def test_a_cross_check_leaves_the_primary_evaluator_alone(checkout, tmp_path):
     output = run(checkout, "-n", overlays=(str(overlay),))
     assert set(re.findall(r"evaluator=(\w+)", output)) == {"chgnet"}
     assert planned_jobs(output) == {
-        *("relax_phases", "build_reference", "relax_structures", "merge_relaxed", "compute_hull", "match_structures"),
+        *(
+            "plan_phase_relaxations",
+            "build_reference",
+            "relax_structures",
+            "merge_relaxed",
+            "compute_hull",
+            "match_structures",
+        ),
         *("make_table1_cross_check", "render_table1_chgnet", "make_cross_evaluator_table", "render_cross_evaluator"),
         *("plot_hull_distribution_cross_check", "make_ledger", "render_failure_ledger", "all"),
     }
@@ -307,90 +284,47 @@ def test_a_misspelt_key_starts_no_job(checkout):
     assert "did you mean n_samples?" in output
 
 
-def job_processes(pid: int) -> dict[str, psutil.Process]:
-    """The running jobs of a workflow by the name of their script; none where it has ended."""
-    jobs = {}
-    try:
-        processes = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:  # it ended since it was last asked
-        return jobs
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            script = [word for word in process.cmdline() if "/.snakemake/scripts/" in word]
-            if script and process.exe() == psutil.Process().exe():
-                jobs[Path(script[0]).name.split(".")[1]] = process
-    return jobs
+# One fault of each kind; tests/kills strikes every rule.
+KILLED = {
+    "make_data_card": ("output", "kill"),
+    "train_sft": ("checkpoint", "kill"),
+    "relax_structures": ("output", "kill_all"),
+}
 
 
-def is_at_work(checkout: Path, script: str, process: psutil.Process) -> bool:
-    """Whether a job is past its imports; a training, past its first checkpoint."""
-    if script.startswith("train_"):
-        if script == "train_cdvae":
-            return (checkout / "results/test/checkpoints/cdvae/training.safetensors").is_file()
-        chain = "sft" if script == "train_sft" else "sft-grpo"
-        return bool(list((checkout / "results/test/checkpoints" / chain).glob("checkpoint-*/trainer_state.json")))
-    with contextlib.suppress(psutil.Error):
-        return any("/logs/" in opened.path for opened in process.open_files())
-    return False
+def without_times(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "wall_time_s"} for row in rows]
 
 
-def test_killed_in_every_rule_the_tables_are_the_same(checkout):
-    """SIGKILL hits the first job of each rule while it works, and once the whole workflow while GRPO trains."""
+def test_killed_in_a_quick_rule_a_training_and_a_shard_the_results_are_the_same(checkout, tmp_path):
+    """What is made again is what was there: a card, a model that goes on from its checkpoint, two merged shards."""
     results = checkout / "results" / "test"
-    before = {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))}
-    curves = {p: read_table(p, "training_curve").to_pylist() for p in results.glob("curves/*sft*.parquet")}
-    curves |= {p: read_table(p, "training_curve").to_pylist() for p in results.glob("curves/cdvae.parquet")}
-    for folder in (
-        "checkpoints",
-        "models/cdvae",
-        "models/sft",
-        "models/sft-grpo",
-        "data",
-        "fingerprints",
-        "tables",
-        "figures",
-    ):
-        shutil.rmtree(results / folder)
-    for path in [*(p for s in ("sft_rl", "sft", "cdvae") for p in results.rglob(f"{s}.parquet")), *curves]:
-        path.unlink(missing_ok=True)
-    shutil.rmtree(checkout / "results" / "cache")
-    killed, deadline = Counter(), time.monotonic() + 900
-    retried = ("--quiet", "all", "--retries", "1")
-    process = snakemake(checkout, *retried)
-    output = threading.Thread(target=process.communicate, daemon=True)
-    output.start()
-    while process.poll() is None:
-        assert time.monotonic() < deadline
-        for script, job in job_processes(process.pid).items():
-            if killed[script] or not is_at_work(checkout, script, job):
-                continue
-            killed[script] += 1
-            if script != "train_grpo":
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    job.kill()
-                continue
-            os.killpg(process.pid, signal.SIGKILL)
-            output.join()
-            assert not (results / "models" / "sft-grpo" / "model.safetensors").exists()
-            run(checkout, "--unlock")
-            process = snakemake(checkout, *retried)
-            output = threading.Thread(target=process.communicate, daemon=True)
-            output.start()
-        time.sleep(0.01)
-    output.join()
-    run(checkout, "--quiet", "all")
-    # Some rules are over in the blink of an eye (make_sun, make_ledger, renders): they may be missed.
-    assert set(killed) >= {
-        *("split_materials", "build_reference", "train_sft", "train_grpo", "sample_structures", "relax_structures"),
-        *("train_cdvae", "sample_cdvae", "reconstruct_cdvae"),
-        *("compute_hull", "match_structures", "assess_novelty", "audit_rewards", "featurize_structures"),
-        *("make_table1", "make_table2", "make_audit_table", "plot_crystals", "plot_hull_distribution"),
-    }
-    for log in ("train_sft/sft.log", "train_grpo/sft-grpo.log"):
-        assert "going on from checkpoint" in (checkout / "logs" / "test" / log).read_text()
-    assert "going on after epoch" in (checkout / "logs" / "test" / "train_cdvae.log").read_text()
-    assert {p: read_table(p, "training_curve").to_pylist() for p in curves} == curves
-    assert {p.name: p.read_bytes() for p in sorted((results / "tables").glob("*.csv"))} == before
+    remade = ("data/card.md", "data/card.png", "models/sft", "curves/sft.parquet", "relaxed/sevennet/base.parquet")
+    targets = [f"results/test/{name}" for name in remade if "." in name]
+    for name in remade:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).rename(tmp_path / name)
+    shutil.rmtree(results / "checkpoints" / "sft", ignore_errors=True)
+    try:
+        faults = FaultPlan(tmp_path / "faults", KILLED)
+        words = (*targets, "--quiet", "all", "--retries", "1")
+        killed(checkout, faults, *words)
+        assert not (results / "relaxed" / "sevennet" / "base.parquet").exists()
+        finished(snakemake(checkout, *words, faults=faults))
+        assert set(faults.struck()) == set(KILLED)
+        log = checkout / "logs" / "test" / "train_sft" / "sft.log"
+        assert "going on from checkpoint" in log.read_text()
+        for name in ("data/card.md", "models/sft/model.safetensors"):
+            assert (results / name).read_bytes() == (tmp_path / name).read_bytes(), name
+        for name, schema in (("curves/sft", "training_curve"), ("relaxed/sevennet/base", "relaxed")):
+            before = read_table(tmp_path / f"{name}.parquet", schema).to_pylist()
+            assert without_times(table(checkout, name, schema)) == without_times(before), name
+    finally:
+        # Those with the times that the rest of the results go by.
+        for name in remade:
+            if (made := results / name).is_dir():
+                shutil.rmtree(made)
+            (tmp_path / name).rename(made)
     assert "Nothing to be done" in run(checkout, "-n")
 
 
@@ -400,7 +334,7 @@ def test_from_files_of_others_to_both_tables(checkout):
     CHGNet cross-checks: it relaxes the same samples and phases, and has tables and a figure of its own.
     """
     rows = table(checkout, "data/materials", "materials")
-    binaries = [row for row in rows if len(set(row["atomic_numbers"])) == 2]
+    binaries = [row for row in rows_in_use(rows) if len(set(row["atomic_numbers"])) == 2]
     folder = checkout / "files"
     folder.mkdir()
     write_splits(folder, binaries)
@@ -430,7 +364,7 @@ def test_from_files_of_others_to_both_tables(checkout):
     }
     (folder / "files.yaml").write_text(yaml.safe_dump(overlay))
     (folder / "again.yaml").write_text(yaml.safe_dump({"experiment": "again"}))
-    run(checkout, overlays=("files/files.yaml", "table1", "table2"))
+    run(checkout, "table1", "table2", overlays=("files/files.yaml",))
     results = checkout / "results" / "files"
     table1, table2 = (pd.read_csv(results / "tables" / f"{name}.csv") for name in ("table1", "table2"))
     assert table1["n_samples"].tolist() == table2["n_samples"].tolist() == [3, 4]
@@ -449,11 +383,11 @@ def test_from_files_of_others_to_both_tables(checkout):
     run(checkout, "results/again/data/phases/sevennet.parquet", overlays=("files/files.yaml", "files/again.yaml"))
     again = read_table(checkout / "results" / "again" / "data" / "phases" / "sevennet.parquet", "materials").to_pylist()
     assert again == phases
-    logs = [path.read_text() for path in (checkout / "logs" / "again" / "relax_phases" / "sevennet").glob("*.log")]
-    assert logs
-    for text in logs:
-        n, n_before = re.search(r"(\d+) crystals, (\d+) of them relaxed before", text).groups()
-        assert n == n_before
+    assert list((checkout / "logs" / "files" / "relax_phases" / "sevennet").glob("*.log"))
+    planned = (checkout / "logs" / "again" / "plan_phase_relaxations" / "sevennet.log").read_text()
+    n, n_before = re.search(r"(\d+) crystals, (\d+) of them relaxed before", planned).groups()
+    assert n == n_before and "0 crystals to relax in 0 jobs" in planned
+    assert not (checkout / "logs" / "again" / "relax_phases").exists()
     run(checkout, "results/files/data/card.md", overlays=("files/files.yaml",))
     card = (results / "data" / "card.md").read_text()
     assert "nobody, 2026" in card
@@ -473,7 +407,7 @@ def write_splits(folder: Path, binaries: list[dict]) -> None:
 
 MINE = """
 experiment: mine
-data: {source: files, train: train.csv, test: test.csv}
+data: {source: files, train: train.csv, test: test.csv, phases: demo}
 systems:
   mine: {kind: samples, label: Mine, path: samples.csv}
 relax: {potential: sevennet}
@@ -485,19 +419,19 @@ table2: {composition_scaler: mp20, structure_validity: cdvae}
 def test_samples_alone_need_no_model_and_are_featurized_once(checkout):
     """An overlay on config.yaml itself: a leak is theirs to judge, and novelty is against all of their training set."""
     rows = table(checkout, "data/materials", "materials")
-    binaries = [row for row in rows if len(set(row["atomic_numbers"])) == 2]
+    binaries = [row for row in rows_in_use(rows) if len(set(row["atomic_numbers"])) == 2]
     write_splits(checkout, binaries)
     leaking = pd.concat([pd.read_csv(checkout / f"{name}.csv") for name in ("train", "test")])
     leaking.to_csv(checkout / "train.csv", index=False)
     (checkout / "mine.yaml").write_text(MINE)
-    command = [*LOCAL, "--configfile", "mine.yaml"]
-    both = planned_jobs(finished(start(checkout, [*command, "table1", "table2", "-n"])))
+    mine = ["--configfile", "mine.yaml"]
+    both = planned_jobs(finished(start(checkout, [*LOCAL, "table1", "table2", "-n", *mine])))
     assert both >= {"make_table1", "make_table2", "relax_structures"} and not both & {"train_sft", "sample_structures"}
     of_table2 = {"import_materials", "split_materials", "check_splits", "import_samples", "make_formula_match"}
-    of_table2 |= {"featurize_split", "featurize_samples", "make_table2", "render_table2", "all"}
-    assert planned_jobs(finished(start(checkout, [*command, "table2", "-n"]))) == of_table2
+    of_table2 |= {"featurize_split", "featurize_samples", "make_table2", "render_table2", "table2"}
+    assert planned_jobs(finished(start(checkout, [*LOCAL, "table2", "-n", *mine]))) == of_table2
 
-    finished(start(checkout, [*command, "table2"]))
+    finished(start(checkout, [*LOCAL, "table2", *mine]))
     results, logs = checkout / "results" / "mine", checkout / "logs" / "mine"
     (before,) = pd.read_csv(results / "tables" / "table2.csv").to_dict("records")
     assert (before["n_samples"], before["n_fingerprinted"], before["n_train"], before["n_test"]) == (4, 3, 33, 3)
@@ -509,7 +443,7 @@ def test_samples_alone_need_no_model_and_are_featurized_once(checkout):
 
     for folder in ("tables", "fingerprints", "data/fingerprints"):
         shutil.rmtree(results / folder)
-    finished(start(checkout, [*command, "table2"]))
+    finished(start(checkout, [*LOCAL, "table2", *mine]))
     for log in (logs / "featurize_samples" / "mine.log", *(logs / "featurize_split").glob("*.log")):
         assert re.search(r"(\d+) structures, \1 of them from the cache", log.read_text()), log
     (after,) = pd.read_csv(results / "tables" / "table2.csv").to_dict("records")
@@ -523,12 +457,10 @@ def check_cross_check(checkout: Path, phases: list[dict]) -> None:
     failed = read_table(results / "data" / "phases_failed" / "chgnet.parquet", "refusals").to_pylist()
     assert {row["energy_source"] for row in of_chgnet} == {"chgnet:0.3.0"}
     assert {row["structure_id"] for row in of_chgnet + failed} >= {row["structure_id"] for row in phases}
-    e_hull = {
-        name: [row["e_above_hull_ev_per_atom"] for row in read_table(path, "hull").to_pylist()]
-        for name in names
-        for path in [results / "hull" / name / "base.parquet"]
-    }
-    stable = {name: [e is not None and e < 0.1 for e in column] for name, column in e_hull.items()}
+    hulls = {name: read_table(results / "hull" / name / "base.parquet", "hull").to_pylist() for name in names}
+    e_hull = {name: [row["e_above_hull_ev_per_atom"] for row in rows] for name, rows in hulls.items()}
+    reliable = {name: [r["status"] == "ok" and r["unreliable"] is None for r in rows] for name, rows in hulls.items()}
+    stable = {n: [ok and e < 0.1 for ok, e in zip(reliable[n], e_hull[n], strict=True)] for n in names}
     row = pd.read_csv(results / "tables" / "cross_evaluator.csv").to_dict("records")[0]
     for name in names:
         assert row[f"{name}_stable_pct"] == pytest.approx(100 * np.mean(stable[name]), rel=1e-5)
@@ -572,7 +504,7 @@ def test_from_the_materials_project_to_table1_on_its_hull(checkout, monkeypatch)
             "sampling": {"n_samples": 4, "n_shards": 1},
         }
         (checkout / "database.yaml").write_text(yaml.safe_dump(overlay))
-        output = run(checkout, overlays=("database.yaml", "table1"))
+        output = run(checkout, "table1", overlays=("database.yaml",))
     results = checkout / "results" / "database"
     assert pd.read_csv(results / "tables" / "table1.csv")["n_samples"].tolist() == [4]
     phases = read_table(results / "data" / "phases" / "sevennet.parquet", "materials").to_pylist()

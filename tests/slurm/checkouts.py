@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from hullseeker.tables import read_table
+from hullseeker.tables.parquet import read_table
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,13 +17,15 @@ import yaml
 from checkouts import Run, assert_no_table_is_partial, clone, csv_tables, environment
 from slurm_cluster import SlurmCluster
 
-LOCAL = ("--profile", "profiles/local", "--cores", "2", "--quiet", "all")
+from fault_plan import FaultPlan
+
+LOCAL = ("--cores", "2", "--quiet", "all")
 # Exactly the words of a user; then that these nodes share two cores, and that a test cannot wait as long as a cluster.
 PACE = ("--jobs", "4", "--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10")
 ON_SLURM = ("--profile", "slurm", *PACE)
 TEST = ("--configfile", "experiments/test.yaml")
 FAULTS = (*TEST, "faults.yaml")
-# What there is to lose in a few jobs: both shards of two rules, groups, and tables.
+# What there is to lose in a few jobs: both shards of two rules, and tables.
 MINI = ("results/mini/tables/table1.csv", "results/mini/tables/sun.csv", *TEST, "mini.yaml")
 OVERLAYS = {
     # Every rule of the experiment, on fewer systems.
@@ -45,8 +47,6 @@ OVERLAYS = {
         "relax": {"block_size": 2},
     },
 }
-# These are cancelled while they work; the others, which are over in seconds, as soon as they run.
-LONG_RULES = ("train_", "sample_", "relax_", "featurize_", "reconstruct_", "build_reward_reference")
 
 
 def prepared(folder: Path) -> Path:
@@ -103,18 +103,6 @@ def jobs(slurm: SlurmCluster) -> list[tuple[str, str, str, str]]:
     return [(*line.split("|")[:3], re.sub(r"_wildcards_.*", "", line.split("|")[3][5:])) for line in lines]
 
 
-def workers(checkout: Path, rule: str) -> Iterator[psutil.Process]:
-    """The running scripts of a rule in a checkout, once they log."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            script = [word for word in process.cmdline() if f"{checkout}/.snakemake/scripts/" in word]
-            if not script or not script[0].endswith(f".{rule}.py"):
-                continue
-            opened = [file.path.removeprefix(f"{checkout}/logs/") for file in process.open_files()]
-            if any(path.endswith(".log") and not path.startswith(("/", "slurm/")) for path in opened):
-                yield process
-
-
 def until(true: Callable[[], object], run: Run | None = None, at_most_s: float = 900) -> object:
     """Look often until something holds, and return it; a run that ends meanwhile is a failure."""
     deadline = time.monotonic() + at_most_s
@@ -156,28 +144,17 @@ def test_the_whole_experiment_equals_a_local_run(slurm, checkout, undisturbed):
     assert "Nothing to be done" in Run(checkout, *TEST, *ON_SLURM, "-n", of_slurm=slurm.environment).succeeded()
 
 
-def test_cancelled_in_every_rule_the_tables_are_the_same(slurm, checkout, undisturbed):
-    # Each rule in a job of its own: a group of the profile would hide its members.
-    alone = ("--groups", "split_materials=alone", "--group-components", "alone=1")
-    planned = Run(checkout, *FAULTS, *ON_SLURM, *alone, "-n", of_slurm=slurm.environment).succeeded()
+def test_cancelled_in_every_rule_the_tables_are_the_same(slurm, checkout, undisturbed, tmp_path):
+    """The first job of each rule stands still until it is cancelled, a training behind its first checkpoint."""
+    planned = Run(checkout, *FAULTS, *ON_SLURM, "-n", of_slurm=slurm.environment).succeeded()
     lines = planned.split("Job stats:")[1].split("total")[0].splitlines()[3:]
-    rules = {line.split()[0] for line in lines if line.strip()} - {"all"}
+    # Of reconstruct_cdvae there are jobs only behind its checkpoint; the demo's phases need no relaxation.
+    rules = {line.split()[0] for line in lines if line.strip()} - {"all"} | {"reconstruct_cdvae"}
     undisturbed.begin("faults")
-    run = Run(checkout, *FAULTS, *ON_SLURM, *alone, "--retries", "3", of_slurm=slurm.environment)
-    cancelled = set()
-    deadline = time.monotonic() + 2400
-    while run.is_running and time.monotonic() < deadline:
-        for job, state, _, name in jobs(slurm):
-            rule = name if name in rules else "split_materials"
-            if state != "RUNNING" or rule in cancelled:
-                continue
-            if rule.startswith(LONG_RULES) and not is_at_work(checkout, rule):
-                continue
-            slurm.told("scancel", job)
-            cancelled.add(rule)
-            if (checkout / "results/faults").exists() and len(cancelled) % 5 == 0:
-                assert_no_partial_parquet(checkout / "results/faults")
-        time.sleep(0.2)
+    trainings = dict.fromkeys(("train_sft", "train_grpo", "train_cdvae"), ("checkpoint", "stop"))
+    faults = FaultPlan(tmp_path, trainings, others=("output", "stop"))
+    run = Run(checkout, *FAULTS, *ON_SLURM, "--retries", "3", of_slurm=faults.environment(slurm.environment))
+    cancelled = cancel_what_is_struck(run, slurm, faults, checkout / "results" / "faults")
     run.succeeded()
     assert cancelled == rules
     told = told_failures(checkout, "faults")
@@ -189,16 +166,19 @@ def test_cancelled_in_every_rule_the_tables_are_the_same(slurm, checkout, undist
     assert "going on after epoch" in (checkout / "logs" / "faults" / "train_cdvae.log").read_text()
 
 
-def is_at_work(checkout: Path, rule: str) -> bool:
-    """Whether a long job is past its imports; a training, past a checkpoint."""
-    checkpoints = checkout / "results/faults/checkpoints"
-    if rule == "train_cdvae":
-        return (checkpoints / "cdvae/training.safetensors").is_file()
-    if rule in ("train_sft", "train_grpo"):
-        chain = "sft" if rule == "train_sft" else "sft-grpo"
-        return bool(list((checkpoints / chain).glob("checkpoint-*/trainer_state.json")))
-    script = {"featurize_samples": "featurize_structures", "featurize_split": "featurize_structures"}.get(rule, rule)
-    return any(workers(checkout, script))
+def cancel_what_is_struck(run: Run, slurm, faults: FaultPlan, results: Path) -> set[str]:
+    """Cancel each job that a fault has stopped, until the run ends; return their rules."""
+    cancelled: set[str] = set()
+    deadline = time.monotonic() + 2400
+    while run.is_running and time.monotonic() < deadline:
+        struck = faults.struck()
+        for rule in struck.keys() - cancelled:
+            slurm.told("scancel", struck[rule]["slurm_job"])
+            cancelled.add(rule)
+            if len(cancelled) % 5 == 0:
+                assert_no_partial_parquet(results)
+        time.sleep(0.2)
+    return cancelled
 
 
 def assert_no_partial_parquet(folder: Path) -> None:
@@ -207,20 +187,6 @@ def assert_no_partial_parquet(folder: Path) -> None:
     for path in folder.rglob("*.parquet"):
         with contextlib.suppress(FileNotFoundError):  # a shard that was merged since
             pq.read_table(path)
-
-
-def frozen_workers(checkout: Path, rule: str, n: int, run: Run) -> list[psutil.Process]:
-    """The scripts of a rule's n jobs, each stopped as soon as it is at work."""
-    found: dict[int, psutil.Process] = {}
-
-    def all_found() -> bool:
-        for process in workers(checkout, rule):
-            process.suspend()
-            found[process.pid] = process
-        return len(found) == n
-
-    until(all_found, run)
-    return list(found.values())
 
 
 def job_of(process: psutil.Process) -> str:
@@ -245,7 +211,7 @@ def shard_of(process: psutil.Process, checkout: Path) -> Path:
     return checkout / "results/mini/relaxed" / evaluator / "shards" / system / f"{shard}.parquet"
 
 
-def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm, small, undisturbed):
+def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm, small, undisturbed, tmp_path):
     """One run: a node is lost under two shards, the retry of one hangs past its time, and one job lacks memory.
 
     What runs on the node is told nothing, as where its network is gone: it lives on beside its retries.
@@ -256,8 +222,12 @@ def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm
         "assess_novelty:mem_mb=300 if attempt < 3 else 4000",
         "relax_structures:runtime=1 if attempt == 2 else 10",
     )
-    run = Run(small, *MINI, *ON_SLURM, *asked, of_slurm=slurm.environment)
-    lost = frozen_workers(small, "relax_structures", 2, run)
+    stop = ("output", "stop")
+    jobs_of_shards = [f"relax_structures/sevennet/base-{shard}" for shard in range(2)]
+    # Of the second shard the retry stands still as well.
+    faults = FaultPlan(tmp_path, {jobs_of_shards[0]: stop, jobs_of_shards[1]: (*stop, (1, 2))})
+    run = Run(small, *MINI, *ON_SLURM, *asked, of_slurm=faults.environment(slurm.environment))
+    lost = [psutil.Process(faults.wait_for(job, lambda: run.is_running)["pid"]) for job in jobs_of_shards]
     second = Run(small, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
     assert "cannot be locked" in second and "no other Snakemake process" in second
     around = [wrappers_of(process) for process in lost]
@@ -268,13 +238,8 @@ def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm
     slurm.stop_node(node)
     slurm.told("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
-    def retry_of_the_second() -> psutil.Process | None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found = (process for process in workers(small, "relax_structures") if is_running(slurm, process))
-            return next((process for process in found if shard_of(process, small) == shards[1]), None)
-
     try:
-        until(retry_of_the_second, run).suspend()
+        faults.wait_for(jobs_of_shards[1], lambda: run.is_running, place=2)
         # When its retry has written, one lost job fails, and the other writes once more.
         for process, wrappers, shard, end in zip(lost, around, shards, ("kill", "resume"), strict=True):
             until(lambda shard=shard: shard.exists() or merged.exists(), run)
@@ -295,24 +260,22 @@ def test_a_node_memory_and_time_are_lost_while_a_second_snakemake_looks_in(slurm
     assert_no_table_is_partial(small, "mini")
 
 
-def is_running(slurm: SlurmCluster, process: psutil.Process) -> bool:
-    """Whether Slurm counts on this process: it is none of a lost node."""
-    return (job_of(process), "RUNNING") in {(job, state) for job, state, _, _ in jobs(slurm)}
-
-
-def test_snakemake_itself_is_told_to_end_then_killed_and_started_again(slurm, small, undisturbed):
+def test_snakemake_itself_is_told_to_end_then_killed_and_started_again(slurm, small, undisturbed, tmp_path):
     forget(small, *AFTER_RELAXATION)
     words = (*MINI, *ON_SLURM)
-    run = Run(small, *words, of_slurm=slurm.environment)
-    until(lambda: next(workers(small, "relax_structures"), None), run)
+    faults = FaultPlan(tmp_path, dict.fromkeys(("relax_structures", "compute_hull"), ("output", "stop")))
+    struck = faults.environment(slurm.environment)
+    run = Run(small, *words, of_slurm=struck)
+    working = psutil.Process(faults.wait_for("relax_structures", lambda: run.is_running)["pid"])
     run.process.terminate()
+    until(lambda: "Will exit after finishing currently running jobs" in run.output, run)
+    working.resume()
     # It sends nothing more, waits for what it has sent, and ends; what was finished counts.
     output = run.ended()
     assert "Will exit after finishing currently running jobs" in output and "rule merge_relaxed" not in output
     assert not jobs(slurm)
-    run = Run(small, *words, of_slurm=slurm.environment)
-    orphan = until(lambda: next(workers(small, "compute_hull"), None), run)
-    orphan.suspend()
+    run = Run(small, *words, of_slurm=struck)
+    orphan = psutil.Process(faults.wait_for("compute_hull", lambda: run.is_running)["pid"])
     os.killpg(run.process.pid, signal.SIGKILL)
     assert "rule relax_structures" not in run.ended()
     assert "--unlock" in Run(small, *words, of_slurm=slurm.environment).refused()
@@ -369,14 +332,14 @@ def test_a_slurm_with_accounting_is_asked_through_sacct_and_wants_an_account(tmp
         refused = Run(checkout, *words, of_slurm=cluster.environment).refused()
         assert "this cluster wants an account, and root has none by default" in refused
         cluster.let_root_use("materials")
-        run = Run(checkout, *words, of_slurm=cluster.environment)
-        first = until(lambda: next((job for job, state, *_ in jobs(cluster) if state == "RUNNING"), None), run)
-        cluster.told("scancel", first)
+        faults = FaultPlan(tmp_path, {"split_materials": ("output", "stop")})
+        run = Run(checkout, *words, of_slurm=faults.environment(cluster.environment))
+        cluster.told("scancel", faults.wait_for("split_materials", lambda: run.is_running)["slurm_job"])
         run.succeeded()
         told = cluster.told("sacct", "-X", "-n", "-P", "-o", "state").splitlines()
         assert told == ["CANCELLED by 0", "COMPLETED", "COMPLETED"]
         assert told_failures(checkout, "mini") == {"split_materials": {"CANCELLED"}}
-        asked = ("python", "-c", "from hullseeker.cluster import status_command; print(status_command())")
+        asked = ("python", "-c", "from hullseeker.workflow.slurm import status_command; print(status_command())")
         environ = environment(cluster.environment) | {"PYTHONPATH": "workflow_scripts"}
         done = subprocess.run(asked, cwd=checkout, env=environ, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "sacct"

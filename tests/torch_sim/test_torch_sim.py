@@ -16,13 +16,14 @@ sys.path.append(str(Path(__file__).parents[1] / "uma"))
 
 from tiny_checkpoint import write_tiny_checkpoint  # noqa: E402
 
-from hullseeker import relaxation  # noqa: E402
-from hullseeker.evaluators import ENGINES  # noqa: E402
-from hullseeker.potentials import load_potential  # noqa: E402
-from hullseeker.relaxation import relax_batch  # noqa: E402
-from hullseeker.torch_sim_relaxation import relax_in_flight  # noqa: E402
-from relax_phases import relax_each, relaxation_cache  # noqa: E402
-from relax_structures import relax_block  # noqa: E402
+from configs import relaxation_settings  # noqa: E402
+from hullseeker.potentials.interface import load_potential  # noqa: E402
+from hullseeker.relaxation.engines import ENGINES  # noqa: E402
+from hullseeker.relaxation.per_cell import relax_batch  # noqa: E402
+from hullseeker.relaxation.phases import relaxation_cache  # noqa: E402
+from hullseeker.relaxation.relaxed_rows import relax_block  # noqa: E402
+from hullseeker.relaxation.torch_sim import relax_in_flight  # noqa: E402
+from relax_phases import relax_each  # noqa: E402
 
 CRYSTALS = [
     ("NaCl", "rocksalt", 5.6),
@@ -57,14 +58,14 @@ def cells():
 
 def settings_of(**changes):
     """The defaults, with an optimizer that torch-sim has."""
-    return relaxation.RelaxSettings(optimizer="lbfgs", **changes)
+    return relaxation_settings(optimizer="lbfgs", **changes)
 
 
 @pytest.mark.parametrize("optimizer", ENGINES["torch_sim"].optimizers)
 def test_the_minima_are_those_of_the_other_engine(sevennet, cells, optimizer):
     tight = {"max_force_ev_per_ang": 0.01, "max_stress_gpa": 0.03}
-    ours = relax_in_flight(sevennet, cells, relaxation.RelaxSettings(optimizer=optimizer, batch_atoms=5, **tight))
-    theirs = relax_batch(sevennet, cells, relaxation.RelaxSettings(**tight))
+    ours = relax_in_flight(sevennet, cells, relaxation_settings(optimizer=optimizer, batch_atoms=5, **tight))
+    theirs = relax_batch(sevennet, cells, relaxation_settings(**tight))
     for cell, one, other in zip(cells, ours, theirs, strict=True):
         assert one.status == other.status == "ok", one.error
         assert one.initial_energy_ev_per_atom == pytest.approx(other.initial_energy_ev_per_atom, abs=1e-5)

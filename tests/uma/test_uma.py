@@ -17,12 +17,15 @@ from fairchem.core import FAIRChemCalculator  # noqa: E402
 from fairchem.core.calculate.pretrained_mlip import _MODEL_CKPTS  # noqa: E402
 from tiny_checkpoint import N_ELEMENTS, write_tiny_checkpoint  # noqa: E402
 
-import hullseeker.uma  # noqa: E402
-from hullseeker.evaluators import EVALUATORS  # noqa: E402
-from hullseeker.potentials import load_potential  # noqa: E402
-from hullseeker.relaxation import RelaxSettings, relax_batch  # noqa: E402
-from relax_phases import evaluator_name, relax_each, relaxation_cache  # noqa: E402
-from relax_structures import relax_block  # noqa: E402
+import hullseeker.potentials.uma  # noqa: E402
+from configs import relaxation_settings  # noqa: E402
+from hullseeker.potentials.interface import load_potential  # noqa: E402
+from hullseeker.potentials.registry import EVALUATORS  # noqa: E402
+from hullseeker.potentials.trained_elements import OMAT24  # noqa: E402
+from hullseeker.relaxation.per_cell import relax_batch  # noqa: E402
+from hullseeker.relaxation.phases import evaluator_name, relaxation_cache  # noqa: E402
+from hullseeker.relaxation.relaxed_rows import relax_block  # noqa: E402
+from relax_phases import relax_each  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def test_what_it_says_of_itself(uma, checkpoint):
     assert uma.name == f"uma:{checkpoint}"
     assert uma.name == evaluator_name({"potential": "uma", "model": str(checkpoint)})
     assert uma.energy_scale == "omat24"
-    assert uma.covered_atomic_numbers == frozenset(range(1, N_ELEMENTS))
+    assert uma.covered_atomic_numbers == OMAT24 < frozenset(range(1, N_ELEMENTS))
 
 
 def test_elements_without_a_reference_energy_are_not_covered(tmp_path):
@@ -63,7 +66,7 @@ def test_elements_without_a_reference_energy_are_not_covered(tmp_path):
     path = write_tiny_checkpoint(tmp_path / "two.pt", element_references=references)
     with_references, without = load_potential("uma", str(path)), bulk("NaCl", "rocksalt", a=5.6)
     assert with_references.covered_atomic_numbers == {11, 17}
-    (outcome,) = relax_batch(with_references, [bulk("Cu")], RelaxSettings())
+    (outcome,) = relax_batch(with_references, [bulk("Cu")], relaxation_settings())
     assert outcome.status == "relax_failed"
     assert "does not cover" in outcome.error
     plain = load_potential("uma", str(write_tiny_checkpoint(tmp_path / "plain.pt")))
@@ -127,7 +130,7 @@ def test_float64_is_computed_in_float64(uma, uma_in_float64, cells):
 
 def test_relaxation_goes_downhill(uma_in_float64, cells):
     """A random network has a minimum near some crystals only."""
-    outcomes = relax_batch(uma_in_float64, cells, RelaxSettings(max_steps=60))
+    outcomes = relax_batch(uma_in_float64, cells, relaxation_settings(max_steps=60))
     assert {outcome.status for outcome in outcomes} <= {"ok", "not_converged"}
     converged = [outcome for outcome in outcomes if outcome.status == "ok"]
     assert converged
@@ -140,7 +143,7 @@ def test_relaxation_goes_downhill(uma_in_float64, cells):
 
 def test_the_rules_scripts_run_on_it(uma, checkpoint, rocksalt, copper, tmp_path):
     rows = [{**row, "structure_id": name, "status": "ok"} for name, row in (("a", rocksalt), ("b", copper))]
-    relaxed = relax_block(uma, rows, RelaxSettings(max_steps=50))
+    relaxed = relax_block(uma, rows, relaxation_settings(max_steps=50))
     assert [row["structure_id"] for row in relaxed] == ["a", "b"]
     assert {row["potential"] for row in relaxed} == {uma.name}
     assert {row["status"] for row in relaxed} <= {"ok", "not_converged"}
@@ -173,7 +176,7 @@ def test_a_hub_that_refuses_is_told_without_its_answer(monkeypatch):
     def refuse(_):
         raise OSError("Authorization: Bearer hf_secret")
 
-    monkeypatch.setattr(hullseeker.uma.pretrained_mlip, "pretrained_checkpoint_path_from_name", refuse)
+    monkeypatch.setattr(hullseeker.potentials.uma.pretrained_mlip, "pretrained_checkpoint_path_from_name", refuse)
     with pytest.raises(RuntimeError, match="accept the licence") as caught:
         load_potential("uma")
     assert "hf_secret" not in str(caught.value)

@@ -1,10 +1,20 @@
 """Reward audit rows: formation energies on each potential's own elements; failures stay rows."""
 
+from collections import Counter
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from snakemake.iocontainers import InputFiles
 
-from audit_rewards import audit_row, energies_or_errors, reference_energies
-from hullseeker.structures import reduced_formula
+import audit_rewards
+import evaluate_references
+from hullseeker.metrics.audit import audit_row
+from hullseeker.metrics.audit_references import known_crystals, reference_rows
+from hullseeker.potentials import evaluation
+from hullseeker.potentials.evaluation import energies_or_errors
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.structures import reduced_formula
 
 ELEMENTAL = {"chgnet": {"Na": -1.3, "Cl": -1.8}, "evaluator": {"Na": -1.2, "Cl": -1.7}}
 
@@ -49,25 +59,85 @@ def test_one_bad_cell_costs_no_other_its_energy(rocksalt):
     assert "no gold" in found[1]
 
 
+def known_crystals_of(materials):
+    return [row["structure_id"] for row in known_crystals(materials, {"NaCl"})]
+
+
 def test_the_reference_is_the_lowest_structure_of_the_composition(rocksalt, copper):
-    stretched = {**rocksalt, "frac_coords": [0, 0, 0, 0.4, 0.5, 0.5]}
     materials = [
-        {
-            **row,
-            "structure_id": f"m-{energy}",
-            "formula": reduced_formula(row["atomic_numbers"]),
-            "energy_ev_per_atom": energy,
-        }
-        for row, energy in ((rocksalt, -3.4), (stretched, -3.0), (copper, -4.0))
+        {**row, "structure_id": f"m-{energy}", "formula": formula, "energy_ev_per_atom": energy}
+        for row, formula, energy in ((rocksalt, "NaCl", -3.4), (rocksalt, "NaCl", -3.0), (copper, "Cu", -4.0))
     ]
-    assert reference_energies(Stub(), materials, {"NaCl"}) == {"NaCl": -5.0}
+    assert known_crystals_of(materials) == ["m--3.4"]
 
 
 def test_without_energies_the_reference_is_the_potentials_own_lowest(rocksalt):
-    doubled = {"lattice_ang": rocksalt["lattice_ang"], "atomic_numbers": [11, 11, 17, 17], "frac_coords": [0.1] * 12}
-    rows = [{**row, "structure_id": str(i), "formula": "NaCl"} for i, row in enumerate((rocksalt, doubled))]
-    assert reference_energies(Stub(), rows, {"NaCl"}) == {"NaCl": -7.0}
+    rows = [{**rocksalt, "structure_id": str(i), "formula": "NaCl"} for i in range(2)]
+    assert known_crystals_of(rows) == ["0", "1"]
+    (lowest,) = reference_rows("known", rows, [-5.0, -7.0])
+    assert (lowest["status"], lowest["energy_ev_per_atom"]) == ("ok", -7.0)
+    (one_failed,) = reference_rows("known", rows, [-5.0, "stub: no"])
+    assert one_failed["energy_ev_per_atom"] == -5.0
+    (failed,) = reference_rows("known", rows, ["stub: no", "stub: no"])
+    assert (failed["status"], failed["error"]) == ("energy_failed", "stub: no")
     known = [{**row, "corrected_energy_ev_per_atom": e} for row, e in zip(rows, (-3.4, -3.3), strict=True)]
-    assert reference_energies(Stub(), known, {"NaCl"}) == {"NaCl": -5.0}
-    half_known = [known[0], rows[1]]
-    assert reference_energies(Stub(), half_known, {"NaCl"}) == {"NaCl": -7.0}
+    assert known_crystals_of(known) == ["0"]
+    assert known_crystals_of([known[0], rows[1]]) == ["0", "1"]
+
+
+class Counting:
+    """CHGNet's stand-in: minus a tenth of the volume per atom, and how often each cell was asked for."""
+
+    name, covered_atomic_numbers = "chgnet:0.3.0", frozenset(range(1, 84))
+
+    def __init__(self):
+        self.asked = Counter()
+
+    def energies(self, cells):
+        self.asked.update(cell.get_chemical_formula() for cell in cells)
+        return np.array([-cell.get_volume() / len(cell) / 10 for cell in cells])
+
+
+def test_the_references_are_evaluated_once_for_all_systems(tmp_path, rocksalt, copper, monkeypatch):
+    """Two systems with NaCl among their samples: its known crystal and the elements are asked for once."""
+    potential = Counting()
+    for module in (audit_rewards, evaluation):
+        monkeypatch.setattr(module, "load_potential", lambda *_: potential)
+    wide = {**rocksalt, "lattice_ang": [1.1 * x for x in rocksalt["lattice_ang"]]}
+    known = {**wide, "structure_id": "m-1", "formula": "NaCl", "energy_ev_per_atom": -3.4}
+    element = {"energy_source": "sevennet:7net-0", "energy_ev_per_atom": -1.0}
+    phases = [{**copper, "structure_id": f"e-{z}", "atomic_numbers": [z], **element} for z in (11, 17, 29)]
+    phases = [{**row, "formula": reduced_formula(row["atomic_numbers"])} for row in phases]
+    write_table(tmp_path / "materials.parquet", [known], "materials")
+    write_table(tmp_path / "phases.parquet", phases, "materials")
+    systems = ("sft", "rl")
+    for system in systems:
+        about = {"structure_id": f"{system}-0", "status": "ok"}
+        sample = {**about, **rocksalt, "system": system, "formula": "NaCl"}
+        relaxed = {**about, **rocksalt, "potential": "sevennet:7net-0", "initial_energy_ev_per_atom": -3.0}
+        write_table(tmp_path / f"{system}.parquet", [sample], "samples")
+        write_table(tmp_path / f"{system}-relaxed.parquet", [relaxed], "relaxed")
+        write_table(tmp_path / f"{system}-hull.parquet", [{**about, "unreliable": "no_competing_compound"}], "hull")
+
+    def job(output, inputs, **params):
+        params = SimpleNamespace(cache_dir=str(tmp_path / "cache"), **params)
+        given = InputFiles(fromdict={name: str(tmp_path / path) for name, path in inputs.items()})
+        return SimpleNamespace(input=given, output=[tmp_path / output], params=params, threads=1, log=[None])
+
+    both = job("references.parquet", {"materials": "materials.parquet", "phases": "phases.parquet"})
+    both.input = InputFiles(fromdict={**both.input, "samples": [str(tmp_path / f"{s}.parquet") for s in systems]})
+    both.params.settings = {"potential": "chgnet", "model": None, "device": "cpu"}
+    evaluate_references.main(both)
+    assert potential.asked == {"ClNa": 1, "Na": 1, "Cl": 1}  # copper is in no sample
+    for system in systems:
+        names = {"samples": f"{system}.parquet", "references": "references.parquet", "phases": "phases.parquet"}
+        names |= {name: f"{system}-{name}.parquet" for name in ("relaxed", "hull")}
+        audit_rewards.main(job(f"{system}-audit.parquet", names, settings={"reference": "evaluator"}))
+        (row,) = read_table(tmp_path / f"{system}-audit.parquet", "reward_audit").to_pylist()
+        volume = abs(np.linalg.det(np.reshape(rocksalt["lattice_ang"], (3, 3))))
+        of_copper = abs(np.linalg.det(np.reshape(copper["lattice_ang"], (3, 3))))
+        assert (row["status"], row["unreliable"]) == ("ok", "no_competing_compound")
+        assert row["chgnet_energy_ev_per_atom"] == pytest.approx(-volume / 20)
+        assert row["chgnet_reference_energy_ev_per_atom"] == pytest.approx(-(1.1**3) * volume / 20)
+        assert row["chgnet_formation_energy_ev_per_atom"] == pytest.approx(-volume / 20 + of_copper / 10)
+    assert potential.asked == {"ClNa": 3, "Na": 1, "Cl": 1}  # and each system's own sample

@@ -13,8 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from hullseeker.bundling import MANIFEST, files_of_checkout, files_under, links_among, snapshot_files, write_tar
-from hullseeker.hub_models import missing_in_model, snapshot_of
+from hullseeker.language_model.hub_models import missing_in_model, snapshot_of
+from hullseeker.workflow.bundling import (
+    MANIFEST,
+    files_of_checkout,
+    files_under,
+    links_among,
+    snapshot_files,
+    write_tar,
+)
 from pack_bundle import UNPACK, extra_packages
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +74,7 @@ def test_a_changed_or_missing_file_is_found(unpacked, spoil):
 
 def test_the_checkout_is_what_git_would_track():
     names = {str(name) for name in files_of_checkout(ROOT)}
-    assert {"Snakefile", "resources/base_model/model.safetensors", "profiles/default", "table1"} <= names
+    assert {"Snakefile", "resources/base_model/model.safetensors", "profiles/default/config.yaml"} <= names
     assert not any(name.startswith((".git/", ".venv/", ".snakemake/", "results/")) for name in names)
 
 
@@ -171,7 +178,8 @@ def test_a_model_is_fetched_into_the_cache_and_packed_from_there(hub, tmp_path, 
     for name, file in snapshot_files(tmp_path / "hub" / "models--owner--tiny").items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target / name)
-    program = f"from hullseeker.language_model import load_language_model as l; print(l({MODEL!r})[0].num_parameters())"
+    module = "hullseeker.language_model.generation"
+    program = f"from {module} import load_language_model as load; print(load({MODEL!r})[0].num_parameters())"
     loaded = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT / "workflow_scripts",

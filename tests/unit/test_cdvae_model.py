@@ -19,7 +19,7 @@ from hullseeker.cdvae.data import (
 from hullseeker.cdvae.model import Cdvae, Draws, coordinate_loss, kl_divergence
 from hullseeker.cdvae.noise import drawn_types, noise_levels, noisy_positions, type_probabilities
 from hullseeker.cdvae.periodic_graph import nearest_neighbours, possible_pairs
-from hullseeker.structures import from_structure
+from hullseeker.tables.structures import from_structure
 
 CLOSE = 1e-4
 

@@ -1,5 +1,6 @@
 """CDVAE's scripts: rows of samples and of reconstructions, shards that change nothing, the table by hand."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import make_reconstruction_table
+import plan_reconstructions
 import reconstruct_cdvae
 import sample_cdvae
 import train_cdvae
@@ -16,8 +18,9 @@ from hullseeker.cdvae.data import DataError
 from hullseeker.cdvae.model import Cdvae
 from hullseeker.cdvae.sampling import Drawn
 from hullseeker.cdvae.saved_model import save_model
-from hullseeker.structures import from_structure
-from hullseeker.tables import merge_tables, read_table, write_table
+from hullseeker.metrics.reconstruction import row_of_system
+from hullseeker.tables.parquet import merge_tables, read_table, write_table
+from hullseeker.tables.structures import from_structure
 
 SAMPLING = {"n_levels": 2, "steps_per_level": 1, "step_size_ang2": 4.0e-4, "batch_size": 3}
 
@@ -96,11 +99,17 @@ def test_the_reconstruction_table_by_hand(tmp_path, model_folder):
     rows = [material(name, s, "test") for name, s in structures.items()]
     rows += [material("too big", big, "test"), material("trained", structures["copper"], "train")]
     write_table(tmp_path / "materials.parquet", rows, "materials")
-    inputs = {"materials": tmp_path / "materials.parquet", "model": model_folder}
+    plan = tmp_path / "plan.json"
+    inputs = {"materials": tmp_path / "materials.parquet", "model": model_folder, "plan": plan}
+    params = {"block_size": SAMPLING["batch_size"], "n_shards": 1024}
+    plan_reconstructions.main(snakemake(tmp_path, params, inputs, {"plan": plan}))
+    # Five test crystals.
+    assert json.loads(plan.read_text()) == {"n_jobs": -(-5 // SAMPLING["batch_size"])}
+    plan.write_text('{"n_jobs": 2}')
     shards = []
     for shard in range(2):
         shards.append(str(tmp_path / f"r{shard}.parquet"))
-        params = {"settings": SAMPLING, "device": "cpu", "n_shards": 2}
+        params = {"settings": SAMPLING, "device": "cpu"}
         reconstruct_cdvae.main(snakemake(tmp_path, params, inputs, {"reconstructions": shards[-1]}, shard))
     outputs = {name: tmp_path / name for name in ("rows", "csv", "parquet")}
     params = {"system": {"system": "cdvae", "label": "CDVAE"}, "settings": {"n_bootstrap": 50}}
@@ -129,13 +138,11 @@ def test_rates_count_failures_and_the_rmsd_does_not():
             "composition_matched": [True, True, None, False],
         }
     )
-    row = make_reconstruction_table.row_of_system({"system": "c", "label": "C"}, rows, {"n_bootstrap": 100}, 1)
+    row = row_of_system({"system": "c", "label": "C"}, rows, {"n_bootstrap": 100}, 1)
     assert (row["match_rate_pct"], row["rmsd_norm"], row["composition_match_pct"]) == (25.0, 0.02, 50.0)
     assert (row["n_crystals"], row["n_decoded"], row["n_matched"]) == (4, 3, 1)
     assert row["match_rate_pct_ci_low"] <= 25 <= row["match_rate_pct_ci_high"]
-    none = make_reconstruction_table.row_of_system(
-        {"system": "c", "label": "C"}, rows.assign(matched=None), {"n_bootstrap": 100}, 1
-    )
+    none = row_of_system({"system": "c", "label": "C"}, rows.assign(matched=None), {"n_bootstrap": 100}, 1)
     assert none["match_rate_pct"] == 0 and np.isnan(none["rmsd_norm"])
 
 

@@ -10,8 +10,8 @@ from hullseeker.cdvae.data import Prepared, bonds_of_crystals
 from hullseeker.cdvae.sampling import draw_composition, draw_crystals, draw_latents, generators_for
 from hullseeker.cdvae.saved_model import load_model, save_model
 from hullseeker.cdvae.training import Training, curve_rows
-from hullseeker.matching import match
-from hullseeker.structures import to_structure
+from hullseeker.metrics.matching import match
+from hullseeker.tables.structures import to_structure
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,12 @@ def test_the_loss_falls(few, tmp_path):
     assert {r["quantity"] for r in rows} >= {"loss", "eval_loss", "kl_loss", "coordinates_loss", "learning_rate"}
 
 
+def test_an_untrained_model_does_not_stand_as_a_trained_one(few, tmp_path):
+    run = training(few, tmp_path, settings(training={"learning_rate": 0.0}))
+    with pytest.raises(RuntimeError, match="the weights of the best epoch, 1, are those from the start"):
+        run.run()
+
+
 class KilledError(Exception):
     pass
 
@@ -69,6 +75,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(few, tmp_path):
     assert again.state.epoch == 2
     found = again.run()
     assert again.state.history == whole.state.history
+    assert again.weight_change() == whole.weight_change() > 1e-3
     for one, two in zip(found.state_dict().values(), expected.state_dict().values(), strict=True):
         assert torch.equal(one, two)
 

@@ -1,20 +1,20 @@
-"""What the Slurm profile asks for, and what is said before anything is queued; Slurm's commands are stand-ins here."""
+"""What jobs ask Slurm for, and what is said before anything is queued; Slurm's commands are stand-ins here."""
 
-import asyncio
+import re
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
+from snakemake.resources import Resources
 
-from hullseeker import cluster
-from hullseeker.failed_jobs import failed_jobs, write_failed_jobs
-from hullseeker.readiness import RULES_OF_DEVICE, rules_on_cpu
-from hullseeker.slurm_checks import refused_requests
+from hullseeker.workflow import slurm as cluster
+from hullseeker.workflow.failed_jobs import failed_jobs, write_failed_jobs
+from hullseeker.workflow.job_requests import gpu_job, names_of_gpus, per_attempt
+from hullseeker.workflow.readiness import RULES_BEHIND, RULES_OF_DEVICE, rules_on_cpu, rules_to_come
+from hullseeker.workflow.slurm_requests import refused_requests
 
 ROOT = Path(__file__).parents[2]
 SINFO = "cpu*|1-00:00:00|(null)\ncpu*|1-00:00:00|(null)\ngpu|4:00:00|gpu:h100:4(S:0-1)\nold|infinite|gpu:v100:2\n"
@@ -37,16 +37,23 @@ def commands(tmp_path, monkeypatch):
 
 
 def test_a_retry_asks_for_as_much_again():
-    asked = cluster.asks(4, 60)
-    assert [eval(asked["mem_mb"], {"attempt": attempt}) for attempt in (1, 2, 3)] == [4000, 8000, 12000]  # noqa: S307
-    assert eval(asked["runtime"], {"attempt": 2}) == 120  # noqa: S307
+    assert [per_attempt(4000)(None, attempt=attempt) for attempt in (1, 2, 3)] == [4000, 8000, 12000]
+
+
+def request(rule: str, on_cpu=(), names=None) -> dict:
+    """The request of a job with a GPU at its first attempt."""
+    asked = gpu_job(rule, cpus_per_task=4, mem_mb=32000, runtime=240, rules_on_cpu=on_cpu, names=names or {})
+    return {name: value(None, 1) if callable(value) else value for name, value in asked.items()}
 
 
 def test_a_gpu_is_asked_for_by_the_name_that_sbatch_is_told():
-    asked = cluster.asks_gpu(4, 32, 240, "gpu", "h100")
-    assert (asked["gpu"], asked["gpu_model"], asked["slurm_partition"], asked["cpus_per_task"]) == (1, "h100", "gpu", 4)
-    assert "gpus" not in asked
-    assert not {"gpu_model", "slurm_partition"} & set(cluster.asks_gpu(4, 32, 240))
+    asked = {"gpu": 1, "cpus_per_task": 4, "mem_mb": 32000, "runtime": 240}
+    assert request("train_sft") == asked
+    given = Resources.parse(["gpu_partition=gpu", "gpu_type=h100", "mem_mb=4000 * attempt"], allow_expressions=True)
+    names = {"slurm_partition": "gpu", "gpu_model": "h100"}
+    assert names_of_gpus(given) == names
+    assert names_of_gpus(None) == {}
+    assert request("train_sft", names=names) == asked | names
 
 
 def test_rules_whose_device_is_the_cpu_ask_for_none():
@@ -55,11 +62,8 @@ def test_rules_whose_device_is_the_cpu_ask_for_none():
     assert {"relax_structures", "relax_phases", "build_reward_reference"} <= on_cpu
     assert not {"train_sft", "train_grpo", "sample_structures", "train_cdvae"} & on_cpu
     assert "relax_structures" not in rules_on_cpu([config, {**config, "relax": {"device": "cuda:0"}}])
-    asked = {rule: cluster.asks_gpu(4, 8, 60, "gpu", "h100") for rule in ("train_sft", "relax_structures")}
-    asked["make_table1"] = cluster.asks(4, 60)
-    left = cluster.without_gpus(asked, on_cpu)
-    assert left["relax_structures"] == {"runtime": cluster.asks(8, 60)["runtime"]}
-    assert (left["train_sft"], left["make_table1"]) == (asked["train_sft"], asked["make_table1"])
+    assert request("relax_structures", on_cpu, {"slurm_partition": "gpu"}) == {"runtime": 240}
+    assert request("train_sft", on_cpu)["gpu"] == 1
 
 
 def test_what_the_cluster_refuses_names_what_it_has(commands):
@@ -110,43 +114,6 @@ def test_states_are_asked_of_a_database_where_there_is_one(commands):
     commands("scontrol", "AccountingStorageType   = (null)\nMinJobAge  = 60 sec")
     (words,) = cluster.missing_status()
     assert "60 s after their end" in words and "MinJobAge=300" in words
-
-
-def test_a_cancelled_job_is_cancelled_whoever_did_it(monkeypatch):
-    monkeypatch.setattr(cluster, "ASK_AGAIN_AFTER_S", 0.01)
-    answers = iter([({"7": "CANCELLED by 0", "8": "RUNNING", "9": ""}, 0.1), (None, None), ({}, 0.2)])
-
-    async def ask(_command, _logger):
-        return next(answers)
-
-    plugin = SimpleNamespace(query_job_status=ask, is_query_tool_available=lambda _name: True)
-    cluster.mend_status_queries(plugin, "sacct")
-    told = [asyncio.run(plugin.query_job_status("sacct", None)) for _ in range(3)]
-    assert told == [({"7": "CANCELLED", "8": "RUNNING", "9": ""}, 0.1), (None, None), ({}, 0.2)]
-    assert plugin.is_query_tool_available("sacct")
-
-
-def test_without_a_database_sacct_is_never_asked():
-    plugin = SimpleNamespace(query_job_status=None, is_query_tool_available=lambda _name: True)
-    cluster.mend_status_queries(plugin, "squeue")
-    assert not plugin.is_query_tool_available("sacct") and plugin.is_query_tool_available("squeue")
-
-
-def test_a_scheduler_told_to_end_while_it_holds_its_lock_ends():
-    class Scheduler:
-        def __init__(self):
-            self.lock, self.ends = threading.Lock(), threading.Event()
-
-        def exit_gracefully(self, *_signal):
-            with self.lock:
-                self.ends.set()
-
-    cluster.heed_sigterm_in_a_thread(Scheduler)
-    scheduler = Scheduler()
-    with scheduler.lock:
-        scheduler.exit_gracefully(15, None)
-        assert not scheduler.ends.is_set()
-    assert scheduler.ends.wait(60)
 
 
 def test_jobs_of_an_earlier_run_in_this_folder_alone_are_told(commands):
@@ -220,7 +187,7 @@ def test_failed_jobs_of_an_experiment_are_tabled(tmp_path):
     assert not (tmp_path / "none.tsv").exists()
 
 
-def test_of_a_failed_group_the_log_tells_the_state():
+def test_of_a_failed_group_the_log_tells_the_state(tmp_path):
     for words, state in {
         "CANCELLED AT 2026-11-24T18:18:16": "CANCELLED",
         "CANCELLED AT 2026-11-24T18:18:16 DUE TO TIME LIMIT": "TIMEOUT",
@@ -230,20 +197,33 @@ def test_of_a_failed_group_the_log_tells_the_state():
         (row,) = failed_jobs(GROUP.format(words=words), "test")
         assert (row["slurm_job"], row["state"], row["rules"]) == ("12", state, "make_sun make_table1")
         assert row["logs"] == "/x/logs/slurm/group_tables_make_sun_make_table1/12.log"
+        # Where Snakemake does not print the log, it is read.
+        printed, log = GROUP.format(words=words).split("Logfile")
+        (tmp_path / "12.log").write_text(log)
+        (row,) = failed_jobs(printed.replace("/x/logs/slurm/group_tables_make_sun_make_table1", str(tmp_path)), "test")
+        assert (row["slurm_job"], row["state"]) == ("12", state)
 
 
-def test_the_profile_names_rules_that_exist_and_gpu_rules_of_the_config():
+def test_rules_that_compute_on_a_device_of_the_config_ask_for_a_gpu():
+    asking = {}
+    for path in (ROOT / "rules").glob("*.smk"):
+        for line in path.read_text().splitlines():
+            if found := re.match(r" *(?:rule|checkpoint|use rule \w+ as) (\w+)", line):
+                rule = found[1]
+            elif found := re.search(r"\*\*on_gpu\((?:\"(\w+)\")?", line):
+                asking[rule] = found[1] or rule
+    assert all(rule == named for rule, named in asking.items())
+    assert set(asking) == {rule for users in RULES_OF_DEVICE.values() for rule in users}
+
+
+def test_the_profile_sends_jobs_one_by_one():
     from snakemake.profiles import ProfileConfigFileParser
 
     with open(ROOT / "slurm" / "config.yaml") as stream:
         profile = ProfileConfigFileParser().parse(stream)
-    rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    named = {entry.split(":")[0] for entry in profile["set-resources"]} | {e.split("=")[0] for e in profile["groups"]}
-    missing = {name for name in named if f"rule {name}" not in rules and f" as {name} " not in rules}
-    assert {name for name in missing if not name.startswith("render_")} == set()
-    on_gpu = {entry.split(":")[0] for entry in profile["set-resources"] if ":gpu=" in entry}
-    assert on_gpu == {rule for users in RULES_OF_DEVICE.values() for rule in users}
     assert profile["executor"] == "slurm" and "slurm-array-jobs" not in profile
+    assert "groups" not in profile  # they do not go with checkpoints
+    assert "set-resources" not in profile  # what a rule asks for stands in the rule
 
 
 def test_profiles_default_takes_nothing_from_the_slurm_profile():
@@ -277,3 +257,12 @@ def test_the_rule_graph_in_the_docs_is_of_these_rules():
     words = [sys.executable, str(ROOT / "docs" / "draw_rulegraph.py"), "--check"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_rules_behind_checkpoints_are_asked_for_with_them():
+    rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    for checkpoint, behind in RULES_BEHIND.items():
+        assert re.search(rf"checkpoint {checkpoint}:", rules)
+        assert all(re.search(rf"rule {name}:", rules) for name in behind)
+    assert rules_to_come({"plan_phase_relaxations", "compute_hull"}) == {"relax_phases"}
+    assert rules_to_come({"plan_phase_relaxations", "relax_phases"}) == rules_to_come({"compute_hull"}) == set()

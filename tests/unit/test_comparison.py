@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hullseeker.comparison import Measured, compared, draw_prompts, draw_replicates, values_of
-from make_comparison import comparison_rows
-from render_comparison import columns_of
+from hullseeker.metrics.comparison import Measured, compared, comparison_rows, draw_prompts, draw_replicates, values_of
+from hullseeker.report.comparison_table import columns_of
 
 PROMPTS = np.array(["NaCl", "NaCl", "KBr", "KBr"], dtype=object)
 
@@ -89,7 +88,7 @@ def test_printed_lines():
     frame.insert(1, "label", frame["system"].str.upper())
     columns = {column.heading: column.cells for column in columns_of(frame, "sft")}
     assert columns["System"] == [("SFT", ""), ("RL", "")]
-    assert columns["Is a crystal, of all (%)"][0][0] == "37.5"
+    assert columns["Is a crystal, of all (%) ↑"][0][0] == "37.5"
     assert columns["by seed"][0][0] == "25.0, 50.0"
     assert columns["less SFT's"][0] == ("", "")
     assert columns["less SFT's"][1][0] == "−37.5"

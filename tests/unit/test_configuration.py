@@ -9,12 +9,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config
 
-from copy_descriptions import out_of_step
-from hullseeker.configuration import ConfigError, check_config, replace_systems
-from hullseeker.evaluators import ENGINES, EVALUATORS, env_of
-from hullseeker.readiness import has_gpu, missing_access, missing_gpus, missing_packages
+from hullseeker.potentials.registry import EVALUATORS
+from hullseeker.relaxation.engines import ENGINES, env_of
+from hullseeker.workflow.config_files import with_bases
+from hullseeker.workflow.config_schema import closed_schema, comments
+from hullseeker.workflow.configuration import ConfigError, apply_overlays, check_config
+from hullseeker.workflow.readiness import (
+    has_gpu,
+    missing_access,
+    missing_gpus,
+    missing_packages,
+    missing_training_packages,
+)
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "schemas" / "config.schema.yaml"
@@ -42,12 +51,50 @@ def test_config_and_schema_name_the_same_keys(config):
     assert list(keys_of(config, yaml.safe_load(SCHEMA.read_text()))) == []
 
 
-def test_the_schema_says_what_the_comments_say():
-    """Repair: make schema."""
-    config_text = (ROOT / "config.yaml").read_text()
-    assert out_of_step(yaml.safe_load(SCHEMA.read_text()), config_text) == {}
-    changed = config_text.replace("# everything random derives from it", "# of all randomness")
-    assert out_of_step(yaml.safe_load(SCHEMA.read_text()), changed) == {"seed": "of all randomness"}
+def parts(schema, place=()):
+    """Yield every key that a schema names, by its place, with what the schema says of it."""
+    for name, part in schema.get("properties", {}).items():
+        yield (*place, name), part
+        yield from parts(part, (*place, name))
+
+
+def test_what_a_key_means_stands_in_config_yaml_alone():
+    """Its comments; defaults are its values. The schema has types and bounds, and repeats neither."""
+    in_config, in_schema = comments(ROOT / "config.yaml"), dict(parts(yaml.safe_load(SCHEMA.read_text())))
+    assert [place for place in in_schema if place not in in_config] == []
+    assert [place for place, part in in_schema.items() if {"description", "default", "required"} & part.keys()] == []
+
+
+def test_errors_say_what_the_comment_says(config):
+    config["seed"] = "a"
+    with pytest.raises(ConfigError, match="seed is 'a'; it must be of type integer .everything random derives from it"):
+        check_config(config, SCHEMA)
+    config["seed"] = 1
+    config["relax"]["cross_check"] = [{"potential": 1}]  # $ref
+    with pytest.raises(ConfigError, match="cross_check.0.potential is 1; it must be .* .the evaluator: uma"):
+        check_config(config, SCHEMA)
+
+
+def test_a_comment_is_of_the_first_key_of_its_line(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("a: {b: 1, c: 2}  # of a\nd: x#y\ne:\n    f: 1 # of f\n    # of none\n")
+    assert comments(path) == {("a",): "of a", ("e", "f"): "of f"}
+
+
+def test_every_key_of_config_yaml_must_be_there():
+    schema = closed_schema(SCHEMA)
+    sections = [part for _, part in parts(schema) if "properties" in part]
+    assert len(sections) > 20
+    assert all(part["required"] == list(part["properties"]) for part in (schema, *sections))
+
+
+def test_the_schema_names_what_the_code_has():
+    relax = yaml.safe_load(SCHEMA.read_text())["properties"]["relax"]["properties"]
+    assert set(relax["optimizer"]["enum"]) == {name for engine in ENGINES.values() for name in engine.optimizers}
+    assert set(relax["precision"]["enum"]) == {name for one in EVALUATORS.values() for name in one.precisions}
+    said = dict(re.findall(r"(\S+) \((\w+)\)", comments(ROOT / "config.yaml")["relax", "model"]))
+    assert {model: EVALUATORS[potential].default_model for model, potential in said.items()} == {m: m for m in said}
+    assert said
 
 
 def test_every_key_of_the_schema_is_closed():
@@ -61,16 +108,45 @@ def test_every_key_of_the_schema_is_closed():
     closed(yaml.safe_load(SCHEMA.read_text()))
 
 
-@pytest.mark.parametrize("overlay", sorted(p.name for p in (ROOT / "experiments").glob("*.yaml")))
+OVERLAYS = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+def with_overlays(config, overlays):
+    """Put overlays into a config as Snakemake and then the workflow do."""
+    for overlay in overlays:
+        update_config(config, load_configfile(overlay))
+    apply_overlays(config, overlays)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_overlays_are_valid(config, overlay):
-    for section, value in yaml.safe_load((ROOT / "experiments" / overlay).read_text()).items():
-        if isinstance(value, dict) and section != "systems":
-            update_config(config[section], value)  # as Snakemake does it, at every level
-        else:
-            config[section] = value
+    with_overlays(config, [overlay])
     for key in ("materials", "phases"):  # a user's own files, of which none is here
-        config["data"][key] = config["data"][key] and "README.md"
+        config["data"][key] = config["data"][key] and "resources/demo_materials.parquet"
     check_config(config, SCHEMA)
+
+
+def leaves(value, path=""):
+    for name, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            yield from leaves(inner, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", inner
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_overlays_say_only_what_differs(monkeypatch, overlay):
+    """From config.yaml and from what they extend; an overlay's systems stand alone."""
+    monkeypatch.chdir(ROOT)
+    before = yaml.safe_load((ROOT / "config.yaml").read_text())
+    with_overlays(before, with_bases([overlay])[:-1])
+    before = dict(leaves(before))
+    repeated = [
+        f"{key}: {value}"
+        for key, value in leaves(yaml.safe_load(overlay.read_text()))
+        if not key.startswith("systems.") and key in before and before[key] == value
+    ]
+    assert repeated == []
 
 
 def set_key(config, dotted, value):
@@ -234,7 +310,8 @@ def test_a_checkpoint_file_of_any_name_is_accepted(config, tmp_path):
 def no_login(monkeypatch, tmp_path):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nothing answers
     monkeypatch.setenv("FAIRCHEM_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path
 
@@ -266,13 +343,13 @@ def test_a_token_file_is_a_login(no_login):
 
 
 def test_a_gpu_is_asked_for_by_rules_that_will_run(config, monkeypatch):
-    monkeypatch.setattr("hullseeker.readiness.has_gpu", lambda: False)
+    monkeypatch.setattr("hullseeker.workflow.readiness.has_gpu", lambda: False)
     config["relax"]["device"] = "cuda"
     (words,) = missing_gpus(config, {"relax_phases", "compute_hull"})
     assert "relax.device is 'cuda'" in words
     assert "relax.device: cpu" in words
     assert missing_gpus(config, {"compute_hull", "render_table1"}) == []
-    monkeypatch.setattr("hullseeker.readiness.has_gpu", lambda: True)
+    monkeypatch.setattr("hullseeker.workflow.readiness.has_gpu", lambda: True)
     assert missing_gpus(config, {"relax_phases"}) == []
 
 
@@ -285,6 +362,14 @@ def test_a_package_that_is_not_installed_is_named():
     (words,) = missing_packages(relax | {"engine": "torch_sim"})
     for word in ("relax.engine is 'torch_sim'", "torch-sim-atomistic", "envs/torch_sim.yaml"):
         assert word in words
+
+
+def test_flash_attention_is_asked_for_by_rules_that_load_the_model(config, monkeypatch):
+    config["base_model"]["attention"] = "flash_attention_2"
+    monkeypatch.setattr("hullseeker.workflow.readiness.find_spec", lambda _: None)
+    (words,) = missing_training_packages(config, [], {"sample_structures"})
+    assert words.endswith("flash-attn is not installed here; install it, or set base_model.attention: sdpa")
+    assert missing_training_packages(config, [], {"compute_hull"}) == []
 
 
 def test_every_environment_of_an_evaluator_is_there_with_its_packages():
@@ -308,6 +393,27 @@ def snakemake(tmp_path, overlay, *words, **environment):
         env={k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HF_HUB_OFFLINE")} | environment,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+def test_names_of_systems_with_a_dash_make_files_of_their_own(tmp_path):
+    model = "kind: language_model, label: A"
+    overlay = f"""
+replicates: 2
+systems:
+  a: {{{model}, stages: []}}
+  a-1: {{{model}, stages: []}}
+  sft-x: {{kind: samples, label: B, path: resources/demo_materials.parquet}}
+  sft-grpo: {{{model}, stages: [sft, grpo], grpo: {{learning_rate: 1.0e-4}}}}
+  grpo-x: {{{model}, stages: [grpo], grpo: {{learning_rate: 1.0e-4}}}}
+"""
+    code, output = snakemake(tmp_path, overlay + "comparison: {baseline: null}", "-n")
+    assert code == 0, output
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", output.split("Reasons:")[0], re.MULTILINE))
+    assert (jobs["train_sft"], jobs["train_grpo"], jobs["import_samples"]) == ("2", "4", "1")
+    assert (jobs["merge_samples"], jobs["sample_structures"]) == ("6", "12")
+    for chain in ("sft", "sft.2", "sft-grpo-sft-grpo", "sft-grpo-sft-grpo.2", "grpo-grpo-x", "grpo-grpo-x.2"):
+        assert re.search(rf"models/{re.escape(chain)}[,\s]", output), chain
+    assert "a-1-1.log" in output and "a-1.log" in output
 
 
 def test_snakemake_refuses_before_the_first_job(tmp_path):
@@ -346,6 +452,27 @@ def test_files_that_do_not_fit_are_named(config, data, words):
         assert word in str(caught.value)
 
 
+def test_the_embedded_phases_go_with_files_alone(config):
+    files = {"train": "resources/demo_materials.parquet", "test": "resources/demo_phases.parquet", "phases": "demo"}
+    check_config({**config, "data": {**config["data"], "source": "files", **files}}, SCHEMA)
+    for source, words in (("demo", "has the embedded phases already"), ("materials_project", "does not read")):
+        with pytest.raises(ConfigError, match=words):
+            check_config({**config, "data": {**config["data"], "source": source, "phases": "demo"}}, SCHEMA)
+    on_mp = {"hull": {**config["hull"], "reference": "mp"}, "data": {**config["data"], "source": "files", **files}}
+    with pytest.raises(ConfigError, match="data.phases: demo has energies of SevenNet-0"):
+        check_config({**config, **on_mp}, SCHEMA)
+
+
+@pytest.mark.parametrize(("value", "works"), [(-0.35, True), (None, True), (0.0, False), (0.2, False), ("-0.3", False)])
+def test_a_trusted_range_is_negative_or_null(config, value, works):
+    config["hull"]["trusted_down_to_ev_per_atom"] = value
+    if works:
+        check_config(config, SCHEMA)
+    else:
+        with pytest.raises(ConfigError, match="hull.trusted_down_to_ev_per_atom"):
+            check_config(config, SCHEMA)
+
+
 def test_a_missing_key_is_named(config):
     del config["relax"]["max_steps"]
     with pytest.raises(ConfigError, match="relax lacks max_steps"):
@@ -356,26 +483,50 @@ def test_an_overlays_systems_replace_the_default_ones(config, tmp_path):
     overlay = tmp_path / "mine.yaml"
     overlay.write_text("systems:\n  mine: {kind: language_model, label: Mine, stages: [sft]}\n")
     config["systems"]["mine"] = {"kind": "language_model", "label": "Mine", "stages": ["sft"]}
-    replace_systems(config, [overlay])
+    apply_overlays(config, [overlay])
     assert list(config["systems"]) == ["mine"]
 
 
-def test_targets_may_follow_the_config_file():
-    """Snakemake's --configfile takes every word after it; the files named like targets give them back their meaning."""
+def test_targets_stand_before_the_config_file():
+    """Snakemake's --configfile takes every word after it."""
     command = [sys.executable, "-m", "snakemake", "-n"]
-    jobs = {}
-    for words in (
-        ["table1", "table2", "--configfile", "experiments/test.yaml"],
-        ["--configfile", "experiments/test.yaml", "table1", "table2"],
-        ["--configfile", "experiments/test.yaml"],
-        ["--configfile", "experiments/test.yaml", "tabel1"],
-    ):
-        done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
-        output = done.stdout + done.stderr
-        rules = set(re.findall(r"^(\w+) +\d+$", output, re.MULTILINE))
-        jobs[tuple(words)] = rules - {"all", "table1", "table2", "total"}
-        assert (done.returncode == 0) == ("tabel1" not in words), output
-    before, after, everything = list(jobs.values())[:3]
-    assert {"render_table1", "render_table2"} < before == after
-    assert "make_sun" not in after
-    assert "make_sun" in everything
+    rules = {}
+    for words in ([], ["table1", "table2"]):
+        done = subprocess.run(
+            [*command, *words, "--configfile", "experiments/test.yaml"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        rules[len(words)] = set(re.findall(r"^(\w+) +\d+$", done.stdout + done.stderr, re.MULTILINE))
+    assert {"render_table1", "render_table2"} <= rules[2] and "make_sun" in rules[0] - rules[2]
+    behind = subprocess.run(
+        [*command, "--configfile", "experiments/test.yaml", "table1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert behind.returncode == 1 and "Traceback" not in behind.stderr
+    assert behind.stderr.rstrip().endswith(
+        "table1 is none; name targets first: snakemake table1 --configfile experiments/test.yaml"
+    )
+
+
+def test_nothing_that_a_rule_makes_is_ancient():
+    """Where the rule behind an ancient input runs again, Snakemake 9.27 leaves out what is missing after it."""
+    found = {
+        "".join(words.split())
+        for path in sorted((ROOT / "rules").glob("*.smk"))
+        for words in re.findall(r"ancient\(([^()]*)\)", path.read_text())
+    }
+    of_users = {'config["prompt"]["path"]', "BASE_MODEL", "EMBEDDED"}
+    of_demo = {"MATERIALS", "PHASES"}
+    assert found - {""} - of_users - of_demo - {name for name in found if name.startswith('"resources/')} == set()
+    for name in of_demo:
+        everywhere = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+        assert everywhere.count(f"ancient({name})") == everywhere.count(
+            f'ancient({name}) if SOURCE == "demo" else {name}'
+        )

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist, pdist
 
-import hullseeker.coverage as coverage
-from hullseeker.coverage import (
+import hullseeker.metrics.coverage as coverage
+from hullseeker.metrics.coverage import (
     FingerprintSet,
     coverage_precision,
     coverage_recall,

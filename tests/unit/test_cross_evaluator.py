@@ -10,10 +10,11 @@ from snakemake.iocontainers import InputFiles
 
 import make_ledger
 import make_table1
-from hullseeker.cross_check import evaluator_label, evaluators, repeated
-from hullseeker.result_tables import paths_by_evaluator
-from hullseeker.tables import TableError, write_table
-from make_cross_evaluator_table import main, row_of_system
+from hullseeker.metrics.cross_evaluator import row_of_system
+from hullseeker.potentials.evaluators_of_run import evaluator_label, evaluators, repeated
+from hullseeker.tables.parquet import TableError, write_table
+from hullseeker.tables.results import paths_by_evaluator
+from make_cross_evaluator_table import main
 
 SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 500}
 SYSTEM = {"system": "sft", "label": "SFT"}
@@ -40,13 +41,19 @@ ROWS = [
 ]
 
 
-def row_of(rows, names=("sevennet", "chgnet"), seed=1):
+def row_of(rows, names=("sevennet", "chgnet"), seed=1, marks=None):
     columns = zip(*rows, strict=True)
-    e_hull = {
-        name: np.array([np.nan if isinstance(e, str) else e for e in column])
+    hulls = {
+        name: pd.DataFrame(
+            {
+                "e_above_hull_ev_per_atom": [np.nan if isinstance(e, str) else e for e in column],
+                "status": [e if isinstance(e, str) else "ok" for e in column],
+                "unreliable": pd.Series([(marks or {}).get((name, i)) for i in range(len(column))], dtype=object),
+            }
+        )
         for name, column in zip(names, columns, strict=True)
     }
-    return row_of_system(SYSTEM, e_hull, SETTINGS, seed)
+    return row_of_system(SYSTEM, hulls, SETTINGS, seed)
 
 
 def test_rates_and_agreement_by_hand():
@@ -64,7 +71,17 @@ def test_rates_and_agreement_by_hand():
     for name in row:
         if f"{name}_ci_low" in row:
             assert row[f"{name}_ci_low"] <= row[name] <= row[f"{name}_ci_high"]
-            assert row[f"{name}_ci_low"] < row[f"{name}_ci_high"]
+            assert row[f"{name}_ci_low"] < row[f"{name}_ci_high"] or name.endswith("unreliable_hull_pct")
+
+
+def test_what_an_unreliable_hull_says_is_no_verdict():
+    """The second row has no compound beside it under both evaluators, the first lies too low under the second alone."""
+    marks = {(name, 1): "no_competing_compound" for name in ("sevennet", "chgnet")}
+    row = row_of(ROWS, marks=marks | {("chgnet", 0): "below_trusted_range"})
+    assert (row["sevennet_stable_pct"], row["sevennet_unreliable_hull_pct"]) == (100 * 2 / 8, 100 * 1 / 8)
+    assert (row["chgnet_stable_pct"], row["chgnet_unreliable_hull_pct"]) == (100 * 2 / 8, 100 * 2 / 8)
+    assert row["all_stable_pct"] == 0
+    assert (row["n_primary_stable"], row["n_primary_stable_unjudged"], row["n_both_chgnet"]) == (2, 2, 5)
 
 
 def test_ties_get_the_mean_rank():

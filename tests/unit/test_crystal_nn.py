@@ -7,9 +7,9 @@ import pytest
 from matminer.featurizers.site import CrystalNNFingerprint
 from pymatgen.core import Lattice, Structure
 
-import hullseeker.crystal_nn as crystal_nn
-from hullseeker.crystal_nn import N_FEATURES, OpenCellError, site_fingerprints
-from hullseeker.fingerprints import TimeLimitError, time_limit
+import hullseeker.metrics.crystal_nn as crystal_nn
+from hullseeker.metrics.crystal_nn import N_FEATURES, OpenCellError, site_fingerprints
+from hullseeker.metrics.fingerprints import TimeLimitError, time_limit
 
 MATMINER = CrystalNNFingerprint.from_preset("ops")
 LABELS = MATMINER.feature_labels()

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from hullseeker.crystal_text import TextFormat, make_prompt, parse_crystal, write_crystal
-from hullseeker.structures import from_structure, to_structure
-from hullseeker.tables import read_table
+from configs import text_format
+from hullseeker.language_model.crystal_text import make_prompt, parse_crystal, write_crystal
+from hullseeker.tables.parquet import read_table
+from hullseeker.tables.structures import from_structure, to_structure
 
 ROOT = Path(__file__).parents[2]
 PROMPT = (ROOT / "resources" / "prompt.txt").read_text()
@@ -33,7 +34,7 @@ def parse_quickly(text, form=None):
     times = []
     for _ in range(2):
         start = time.perf_counter()
-        parsed = parse_crystal(text, form)
+        parsed = parse_crystal(text, form or text_format())
         times.append(time.perf_counter() - start)
         if times[-1] < SLOWEST_S:
             break
@@ -43,25 +44,27 @@ def parse_quickly(text, form=None):
 
 
 def test_the_papers_second_example():
-    columns = parse_crystal(SPINEL_LIKE).columns
+    columns = parse_crystal(SPINEL_LIKE, text_format()).columns
     structure = to_structure(columns)
     assert structure.formula == "Mg1 Al3"
     assert structure.lattice.abc == pytest.approx((5.2, 5.2, 11.8))
     assert structure.lattice.angles == pytest.approx((90, 90, 120))
     np.testing.assert_allclose(structure.frac_coords[2], [0.31, 0.69, 0.38])
-    assert write_crystal(columns) == SPINEL_LIKE
+    assert write_crystal(columns, text_format()) == SPINEL_LIKE
 
 
 def test_both_examples_of_the_prompt_parse():
     blocks = PROMPT.split("Example 1:")[1].split("Provide ONLY")[0].split("Example 2:")
-    assert [to_structure(parse_crystal(block).columns).formula for block in blocks] == ["Li1 Fe6", "Mg1 Al3"]
+    parsed = [parse_crystal(block, text_format()).columns for block in blocks]
+    assert [to_structure(columns).formula for columns in parsed] == ["Li1 Fe6", "Mg1 Al3"]
 
 
 def test_angles_are_rounded_and_not_truncated():
     structure = Structure(
         Lattice.from_parameters(4.05, 4.04, 4.06, 89.6, 90.4, 109.47), ["Cu"], [[0.999, 0.005, 0.0049]]
     )
-    assert write_crystal(from_structure(structure)).splitlines() == ["4.1 4.0 4.1", "90 90 109", "Cu", "0.00 0.01 0.00"]
+    text = write_crystal(from_structure(structure), text_format())
+    assert text.splitlines() == ["4.1 4.0 4.1", "90 90 109", "Cu", "0.00 0.01 0.00"]
 
 
 def test_prompt_names_the_formula():
@@ -72,7 +75,7 @@ def test_prompt_names_the_formula():
 
 @pytest.mark.parametrize("name", ["demo_materials", "demo_phases", "elemental_phases"])
 def test_every_embedded_structure_survives_within_the_rounding(name):
-    form = TextFormat(min_volume_per_atom_ang3=1.0)
+    form = text_format(min_volume_per_atom_ang3=1.0)
     rows = read_table(ROOT / "resources" / f"{name}.parquet", "materials").to_pylist()
     assert rows
     for row in rows:
@@ -117,7 +120,7 @@ def test_every_embedded_structure_survives_within_the_rounding(name):
     ],
 )
 def test_refusals_say_why(text, reason):
-    parsed = parse_crystal(text)
+    parsed = parse_crystal(text, text_format())
     assert parsed.columns is None
     assert reason in parsed.error
 
@@ -180,10 +183,10 @@ def crystals(draw):
 @settings(max_examples=4500, **QUIET)
 @given(crystals(), st.integers(0, 4), st.integers(0, 3), st.integers(1, 6))
 def test_what_is_written_is_read_and_written_again(row, length_decimals, angle_decimals, coordinate_decimals):
-    form = TextFormat(
-        length_decimals,
-        angle_decimals,
-        coordinate_decimals,
+    form = text_format(
+        length_decimals=length_decimals,
+        angle_decimals=angle_decimals,
+        coordinate_decimals=coordinate_decimals,
         min_volume_per_atom_ang3=0.5,
         max_volume_per_atom_ang3=2000,
     )

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from hullseeker.crystal_text import write_crystal
-from hullseeker.hull import Hull, composition_of
-from hullseeker.matching import IDENTITY_MATCHER
-from hullseeker.structures import from_structure, to_structure
-from hullseeker.tables import read_table
+from configs import text_format
+from hullseeker.language_model.crystal_text import write_crystal
+from hullseeker.metrics.hull import Hull, composition_of
+from hullseeker.metrics.matching import IDENTITY_MATCHER
+from hullseeker.tables.parquet import read_table
+from hullseeker.tables.structures import from_structure, to_structure
 from select_demo_materials import drop_duplicates, elements_as_materials, standardised, with_canonical_origin
 
 RESOURCES = Path(__file__).parents[2] / "resources"
@@ -30,7 +31,7 @@ def rocksalt(origin=(0.0, 0.0, 0.0)):
 @pytest.mark.parametrize("origin", [(0, 0, 0), (0.13, 0.7, 0.331), (0.5, 0.5, 0.5)])
 def test_equal_crystals_have_equal_text_wherever_their_origin_was(origin):
     row = standardised({**from_structure(rocksalt(origin)), "structure_id": "a"})
-    assert write_crystal(row) == "4.0 4.0 4.0\n60 60 60\nNa\n0.00 0.00 0.00\nCl\n0.50 0.50 0.50"
+    assert write_crystal(row, text_format()) == "4.0 4.0 4.0\n60 60 60\nNa\n0.00 0.00 0.00\nCl\n0.50 0.50 0.50"
 
 
 def test_the_order_of_sites_does_not_matter():
@@ -41,7 +42,10 @@ def test_the_order_of_sites_does_not_matter():
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(len(structure))
         texts.add(
-            write_crystal(from_structure(with_canonical_origin(Structure.from_sites([structure[i] for i in order]))))
+            write_crystal(
+                from_structure(with_canonical_origin(Structure.from_sites([structure[i] for i in order]))),
+                text_format(),
+            )
         )
     assert len(texts) == 1
 
@@ -101,5 +105,5 @@ def test_what_ships_is_what_the_rule_writes(shipped):
     for row in shipped[::40]:
         structure = to_structure(row)
         again = with_canonical_origin(structure)
-        assert write_crystal(from_structure(again)) == write_crystal(row)
+        assert write_crystal(from_structure(again), text_format()) == write_crystal(row, text_format())
         assert IDENTITY_MATCHER.fit(structure, again)

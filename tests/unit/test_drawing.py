@@ -9,7 +9,7 @@ from ase.spacegroup import crystal
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hullseeker.drawing import (
+from hullseeker.report.drawing import (
     COLOURS,
     atoms_in_cell,
     bonded_pairs,

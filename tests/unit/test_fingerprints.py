@@ -12,20 +12,19 @@ from matminer.featurizers.composition import ElementProperty
 from matminer.featurizers.site import CrystalNNFingerprint
 from pymatgen.core import Composition, Element, Lattice, Structure
 
-import hullseeker.fingerprints as fingerprints
+import hullseeker.metrics.fingerprints as fingerprints
 from featurize_structures import featurize, main
-from hullseeker.fingerprints import (
-    N_COMPOSITION,
+from hullseeker.metrics.fingerprints import (
     FingerprintCache,
-    Scaler,
     composition_fingerprint,
     fingerprint_columns,
-    fingerprint_matrix,
     structure_fingerprint,
 )
-from hullseeker.structures import COLUMNS, from_structure
-from hullseeker.tables import SCHEMAS, read_table, write_table
-from hullseeker.time_limits import TimeLimitError, time_limit
+from hullseeker.metrics.scaler import N_COMPOSITION, Scaler, fingerprint_matrix
+from hullseeker.runtime.time_limits import TimeLimitError, time_limit
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.schemas import SCHEMAS
+from hullseeker.tables.structures import COLUMNS, from_structure
 
 MP20_SCALER = Path(__file__).parents[2] / "resources" / "mp20_magpie_scaler.json"
 
@@ -214,6 +213,21 @@ def test_main_takes_one_split_of_materials_even_an_empty_one(tmp_path):
         main(snakemake_for(tmp_path, path, schema="materials", split=split))
         table = read_table(tmp_path / "fingerprints.parquet", "fingerprints")
         assert table.column("structure_id").to_pylist() == expected
+
+
+@pytest.mark.usefixtures("counted")
+def test_crystals_left_out_are_known_of_training_and_no_part_of_the_test_set(tmp_path):
+    path = tmp_path / "materials.parquet"
+    crystals = (("a", COPPER, "train", None), ("b", SALT, "train", "too_large"), ("c", COPPER, "test", "unstable"))
+    rows = [
+        {"structure_id": i, "formula": "X", "split": split, "left_out": why, **from_structure(s)}
+        for i, s, split, why in crystals
+    ]
+    write_table(path, rows, "materials")
+    for split, expected in (("train", {"a": None, "b": "too_large"}), ("test", {})):
+        main(snakemake_for(tmp_path, path, schema="materials", split=split))
+        table = read_table(tmp_path / "fingerprints.parquet", "fingerprints")
+        assert {row["structure_id"]: row["left_out"] for row in table.to_pylist()} == expected
 
 
 def test_scaler_fits_around_nan():

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hullseeker.crystal_text import make_prompt
-from hullseeker.gguf_models import check_model, convert_gguf, describe_gguf
-from hullseeker.gguf_source import find_gguf, is_gguf, problem_with
-from hullseeker.language_model import load_language_model, sample_completions
-from hullseeker.provenance import sha256_of_file
-from prepare_base_model import texts_to_survive
+from hullseeker.language_model.crystal_text import make_prompt
+from hullseeker.language_model.generation import load_language_model, sample_completions
+from hullseeker.language_model.gguf_models import check_model, convert_gguf, describe_gguf
+from hullseeker.language_model.gguf_source import find_gguf, is_gguf, problem_with
+from hullseeker.language_model.model_check import texts_to_survive
+from hullseeker.runtime.provenance import sha256_of_file
 
 ROOT = Path(__file__).parents[2]
 HEADS, KV_HEADS, LAYERS, WIDTH = 4, 2, 2, 64
@@ -176,12 +176,16 @@ def test_a_file_that_lacks_a_weight_is_refused(tmp_path):
     ("template", "complaint"),
     [
         (None, "no chat template"),
-        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "ends no answer"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "closes no answer"),
         (
             "{{ messages | length }}{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}",
             "changes the prompt",
         ),
-        (TEMPLATE.replace("message['content']", "message['content'] | lower"), "the tokenizer makes"),
+        (TEMPLATE.replace("message['content']", "message['content'] | replace('Na', 'na')"), "leaves out the prompt's"),
+        (
+            TEMPLATE.replace("message['content']", "message['content'] | replace('5.2', '5.1')"),
+            "makes '5.1 5.1",
+        ),
     ],
 )
 def test_a_chat_template_that_cannot_be_trained_on_is_refused(converted, template, complaint):

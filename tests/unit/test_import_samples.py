@@ -10,9 +10,9 @@ from pymatgen.core import Lattice, Structure
 
 from assess_novelty import novelty_rows
 from featurize_structures import featurize
-from hullseeker.fingerprints import FingerprintCache
-from hullseeker.structures import to_atoms, to_structure
-from hullseeker.tables import TableError, read_table, write_table
+from hullseeker.metrics.fingerprints import FingerprintCache
+from hullseeker.tables.parquet import TableError, read_table, write_table
+from hullseeker.tables.structures import to_atoms, to_structure
 from import_samples import main
 
 TIME_LIMIT_S = 20.0
@@ -149,7 +149,7 @@ def test_a_structure_that_takes_too_long_is_a_row_with_its_own_status(tmp_path, 
 
     pd.DataFrame({"cif": [cif(salt)]}).to_csv(tmp_path / "samples.csv", index=False)
     rows = imported(tmp_path, tmp_path / "samples.csv")
-    monkeypatch.setattr("hullseeker.fingerprints.structure_fingerprint", hang)
+    monkeypatch.setattr("hullseeker.metrics.fingerprints.structure_fingerprint", hang)
     (row,) = featurize(rows, FingerprintCache(tmp_path / "cache"), 0.2)
     assert (row["status"], row["error"]) == ("fingerprint_failed", "TimeLimitError: took longer than 0.2 s")
     monkeypatch.setattr("featurize_structures.structure_valid_paper", hang)
@@ -157,7 +157,7 @@ def test_a_structure_that_takes_too_long_is_a_row_with_its_own_status(tmp_path, 
     assert (
         row["error"] == "validity: TimeLimitError: took longer than 0.2 s" and row.get("structure_valid_paper") is None
     )
-    monkeypatch.setattr("assess_novelty.TIME_LIMIT_S", 0.2)
-    monkeypatch.setattr("assess_novelty.matches_any", lambda *_: hang(None))
+    monkeypatch.setattr("hullseeker.metrics.novelty.TIME_LIMIT_S", 0.2)
+    monkeypatch.setattr("hullseeker.metrics.matching.cell_of", lambda *_: hang(None))
     (row,) = novelty_rows(rows, {})
     assert row["status"] == "match_failed" and "longer than 0.2 s" in row["error"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from hullseeker.intervals import bootstrap_interval, mean_interval, percentile_interval, resampled_indices
+from hullseeker.metrics.intervals import bootstrap_interval, mean_interval, percentile_interval, resampled_indices
 
 
 def test_mean_interval_is_the_bootstrap_of_the_mean():
@@ -25,27 +25,27 @@ def test_share_has_the_binomial_width():
 
 
 def test_every_resample_equal_by_hand():
-    assert mean_interval([0.5] * 7, 1) == (0.5, 0.5)
-    assert bootstrap_interval([[1.0, 2.0]], lambda rows: rows[:, 1].sum(), 1) == (2.0, 2.0)
+    assert mean_interval([0.5] * 7, 1, 1000) == (0.5, 0.5)
+    assert bootstrap_interval([[1.0, 2.0]], lambda rows: rows[:, 1].sum(), 1, 1000) == (2.0, 2.0)
 
 
 @pytest.mark.parametrize("values", [[], [None, None], [float("nan")], np.empty((0, 2)), [[None, None]]])
 def test_nothing_to_resample_is_nan(values):
-    assert np.isnan(bootstrap_interval(values, np.mean, 0)).all()
-    assert np.isnan(mean_interval(values, 0)).all()
+    assert np.isnan(bootstrap_interval(values, np.mean, 0, 1000)).all()
+    assert np.isnan(mean_interval(values, 0, 1000)).all()
 
 
 def test_rows_without_a_number_are_left_out():
     values = [1.0, 2.0, 4.0, 8.0]
-    assert mean_interval([None, *values, float("nan")], 7) == mean_interval(values, 7)
-    assert bootstrap_interval([None, *values], np.median, 7) == bootstrap_interval(values, np.median, 7)
+    assert mean_interval([None, *values, float("nan")], 7, 1000) == mean_interval(values, 7, 1000)
+    assert bootstrap_interval([None, *values], np.median, 7, 1000) == bootstrap_interval(values, np.median, 7, 1000)
 
 
 def test_depends_on_the_seed_and_not_on_the_order():
     values = np.random.default_rng(0).random(50)
-    assert mean_interval(values, 1) == mean_interval(values[::-1], 1)
-    assert bootstrap_interval(values, np.median, 1) == bootstrap_interval(values[::-1], np.median, 1)
-    assert mean_interval(values, 1) != mean_interval(values, 2)
+    assert mean_interval(values, 1, 1000) == mean_interval(values[::-1], 1, 1000)
+    assert bootstrap_interval(values, np.median, 1, 1000) == bootstrap_interval(values[::-1], np.median, 1, 1000)
+    assert mean_interval(values, 1, 1000) != mean_interval(values, 2, 1000)
 
 
 def test_undefined_resamples_are_left_out():

@@ -10,8 +10,8 @@ from pymatgen.core import Structure
 
 import extract_materials
 import extract_phases
-from hullseeker.materials_project import ExtractionError, MaterialsProject, RefusedDocumentError, structure_columns
-from hullseeker.tables import read_table
+from hullseeker.data.materials_project import ExtractionError, MaterialsProject, RefusedDocumentError, structure_columns
+from hullseeker.tables.parquet import read_table
 from materials_project_server import KEY, cut, server_error, serving, some_documents, times, too_many
 
 SUMMARIES, THERMOS = some_documents()
@@ -42,8 +42,6 @@ def run_rule(script, folder, server, **changes):
         params=SimpleNamespace(
             settings=settings,
             cache_dir=folder / "cache",
-            max_sites=changes.get("max_sites", 20),
-            exclude_elements=changes.get("exclude_elements", []),
         ),
         log=[folder / f"{kind}.log"],
     )
@@ -75,12 +73,13 @@ def test_materials_are_filtered_here_and_on_the_server(server, tmp_path):
     everything = run_rule(extract_materials, tmp_path, server)
     assert all(row["database_e_above_hull_ev_per_atom"] < 0.08 for row in everything)
     assert 9 <= len(everything) <= len(SUMMARIES)
-    no_bromides = run_rule(extract_materials, tmp_path, server, exclude_elements=["Br"])
-    assert {row["formula"] for row in everything} - {row["formula"] for row in no_bromides} >= {"LiBr", "NaBr", "KBr"}
     measured = run_rule(extract_materials, tmp_path, server, settings={"icsd_only": True})
     assert {row["is_theoretical"] for row in everything} == {True, False}
     assert {row["is_theoretical"] for row in measured} == {False}
-    assert {len(row["atomic_numbers"]) for row in run_rule(extract_materials, tmp_path, server, max_sites=1)} == {1}
+    # No filter by size or elements: what is not trained on is still known, and competes.
+    queries = [query for kind, query in server.requests if kind == "summary"]
+    assert {name for query in queries for name in query if not name.startswith("_")} == {"deprecated", "theoretical"}
+    assert {row["formula"] for row in everything} >= {"LiBr", "NaBr", "KBr"}
 
 
 @pytest.mark.parametrize("fault", [too_many, server_error, cut])
@@ -168,6 +167,102 @@ def test_a_missing_or_wrong_key_is_named_and_never_told(server, tmp_path, monkey
         run_rule(extract_phases, tmp_path, server)
     assert not key or key not in str(caught.value)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+PAGES = {
+    "CloudFront": (403, b"<html>Request blocked. CloudFront</html>", "a page, 'Request blocked. CloudFront',"),
+    "Cloudflare": (
+        403,
+        b"<!DOCTYPE html><head><title>Attention Required! | Cloudflare</title><style>p {}</style></head><p>no</p>",
+        "a page, 'Attention Required! | Cloudflare',",
+    ),
+    "text": (403, b"error code: 1010", "a page, 'error code: 1010',"),
+    "login": (401, b"<html><title>Proxy login</title></html>", "a page, 'Proxy login',"),
+    "none": (403, b"", "status code 403"),
+    "not found": (404, b"<html><title>404</title></html>", "a page, '404',"),
+    "gateway": (503, b"<html>Service unavailable</html>", "a page, 'Service unavailable',"),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_of_a_gateway_is_no_refusal_of_the_key(server, tmp_path, page):
+    """Tried again; where it stays, it is said what it is, in one line."""
+    status, body, words = PAGES[page]
+    fault = times(2, lambda handler: handler.answer(status, body, Content_Type="text/html"), lambda q: "_skip" in q)
+    server.faults.append(fault)
+    for name in ("passes", "stays"):
+        (tmp_path / name).mkdir()
+    assert len(run_rule(extract_phases, tmp_path / "passes", server)) == len(THERMOS)
+    server.faults.append(lambda handler: handler.answer(status, body, Content_Type="text/html") or True)
+    with pytest.raises(ExtractionError, match="failed: ") as caught:
+        run_rule(extract_phases, tmp_path / "stays", server)
+    assert words in str(caught.value) and "refused the API key" not in str(caught.value)
+    assert "<" not in str(caught.value) and "\n" not in str(caught.value)
+    assert ("a gateway refused the request, not the API" in str(caught.value)) == (status in (401, 403))
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (403, b'{"message": "Forbidden"}'),
+        (401, b'{"message":"Unauthorized"}'),
+        (403, b'{"detail": "API key has expired"}'),
+        (401, b""),
+    ],
+)
+def test_a_refusal_by_the_api_is_not_repeated(server, tmp_path, status, body):
+    server.faults.append(lambda handler: handler.answer(status, body) or True)
+    with pytest.raises(ExtractionError, match=rf"refused the API key \({status}\); check MP_API_KEY"):
+        run_rule(extract_phases, tmp_path, server)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (200, b"<html>log in</html>", "the answer is a page of a gateway or proxy, not the API's JSON"),
+        (200, b"", "the answer is a page of a gateway or proxy, not the API's JSON"),
+        (403, b'["no"]', "the client cannot read the answer (TypeError"),
+    ],
+)
+def test_an_answer_that_is_none_is_asked_for_again(server, tmp_path, status, body, words):
+    server.faults.append(times(2, lambda handler: handler.answer(status, body)))
+    assert len(run_rule(extract_phases, tmp_path, server)) == len(THERMOS)
+    server.faults.append(lambda handler: handler.answer(status, body) or True)
+    (tmp_path / "stays").mkdir()
+    with pytest.raises(ExtractionError) as caught:
+        run_rule(extract_phases, tmp_path / "stays", server)
+    assert words in str(caught.value)
+
+
+def test_a_gateway_before_the_first_answer(server, monkeypatch):
+    """The client takes a 403 of the heartbeat for a database without a version, and remembers it."""
+    pages = [times(1, lambda handler: handler.answer(403, b"<html>no</html>"), lambda _: True)]
+    monkeypatch.setattr(type(server), "heartbeat_faults", pages, raising=False)
+    source = MaterialsProject(server.endpoint, 3, 0.01)
+    assert source.db_version == "2025.09.25"
+    pages[:] = [lambda handler: handler.answer(403, b"<html>no</html>") or True]
+    with (
+        serving(list(SUMMARIES), list(THERMOS)) as fresh,
+        pytest.raises(ExtractionError, match="does not say its database version, as when a gateway answers"),
+    ):
+        MaterialsProject(fresh.endpoint, 2, 0.01)
+    pages[:] = [lambda handler: handler.answer(200, b"<html>log in</html>") or True]
+    with (
+        serving(list(SUMMARIES), list(THERMOS)) as fresh,
+        pytest.raises(ExtractionError, match="failed: the answer is a page of a gateway or proxy, not the API's JSON"),
+    ):
+        MaterialsProject(fresh.endpoint, 2, 0.01)
+
+
+@pytest.mark.parametrize("char", ["\n", "\x07", " ", "\u2026"])
+def test_a_key_with_a_character_that_none_has(server, monkeypatch, char):
+    monkeypatch.setenv("MP_API_KEY", KEY[:10] + char + KEY[11:])
+    with pytest.raises(ExtractionError, match=rf"\(U\+{ord(char):04X}, the 11\. of 32\)") as caught:
+        MaterialsProject(server.endpoint, 2, 0.01)
+    assert KEY[:10] not in str(caught.value)
+    monkeypatch.setenv("MP_API_KEY", f"{KEY}{char if char.isspace() else ''}")
+    assert MaterialsProject(server.endpoint, 2, 0.01).db_version
 
 
 def test_a_request_the_server_does_not_know_is_not_repeated(server):

@@ -12,8 +12,10 @@ import plot_crystals
 import plot_hull_distribution
 import plot_reward_audit
 import plot_training_curves
-from hullseeker.drawing import named
-from hullseeker.tables import TableError, write_table
+from hullseeker.report.drawing import named
+from hullseeker.tables.parquet import TableError, write_table
+
+SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 1000}
 
 SYSTEMS = [{"system": "sft", "label": "SFT"}, {"system": "none", "label": "Nothing"}]
 SALT = {
@@ -71,6 +73,7 @@ def audit_row(structure_id, evaluator, chgnet, energy, reference, e_hull, status
         "chgnet_energy_ev_per_atom": energy,
         "chgnet_reference_energy_ev_per_atom": reference,
         "e_above_hull_ev_per_atom": e_hull,
+        "unreliable": None,
     }
 
 
@@ -89,7 +92,7 @@ def write_curves(folder: Path) -> list[str]:
 
 def run(what: str, inputs: Path, folder: Path, systems=SYSTEMS) -> Files:
     folder.mkdir()
-    settings = {"stable_below_ev_per_atom": 0.1, "n_rows": 1}
+    settings = {**SETTINGS, "n_rows": 1}
     paths = write_curves(inputs) if what == "curves" else write_tables(inputs)
     keep = [SYSTEMS.index(s) for s in systems]
     if what == "curves":
@@ -127,7 +130,18 @@ def test_a_system_without_relaxed_samples_says_so(what, tmp_path):
 
 def test_csv_of_figure2_has_numpys_quantiles_and_empty_cells_for_an_empty_system(tmp_path):
     table = pd.read_csv(run("hull", tmp_path / "in", tmp_path / "out").csv)
-    assert list(table) == ["system", "label", "n", "q05", "q25", "median", "q75", "q95", "n_beyond_axis"]
+    assert list(table) == [
+        "system",
+        "label",
+        "n",
+        "q05",
+        "q25",
+        "median",
+        "q75",
+        "q95",
+        "n_beyond_axis",
+        "n_unreliable_hull",
+    ]
     names = ["q05", "q25", "median", "q75", "q95"]
     assert np.allclose(table.loc[0, names].astype(float), np.quantile(energies(), [0.05, 0.25, 0.5, 0.75, 0.95]))
     assert table["n"].tolist() == [N, 0]
@@ -136,10 +150,17 @@ def test_csv_of_figure2_has_numpys_quantiles_and_empty_cells_for_an_empty_system
 
 
 def test_cumulative_share_and_its_band():
-    values = np.array([0.0, 0.0, 0.1, 0.4])
-    shares = plot_hull_distribution.cumulative_share(values, np.array([-0.1, 0.0, 0.1, 0.3]))
+    block = plot_hull_distribution.Block(named(SYSTEMS)[0], np.array([0.0, 0.0, 0.1, 0.4]), 9)
+    shares = plot_hull_distribution.cumulative_share(block, np.array([-0.1, 0.0, 0.1, 0.3]))
     assert shares.tolist() == [0, 0.5, 0.75, 0.75]
-    low, high = plot_hull_distribution.bootstrap_band(np.array([0.0, 0.5, 1.0]), 400, seed=1)
+    rows = [{"status": "ok", "e_above_hull_ev_per_atom": e, "unreliable": None} for e in (0.4, 0.0)]
+    rows += [{"status": "ok", "e_above_hull_ev_per_atom": -2.0, "unreliable": "no_competing_compound"}] * 2
+    rows += [{"status": "relax_failed", "e_above_hull_ev_per_atom": None, "unreliable": None}]
+    half = plot_hull_distribution.block_of(named(SYSTEMS)[0], rows)
+    assert (half.energies.tolist(), half.n, half.n_unreliable, half.n_drawn) == ([0.0, 0.4], 4, 2, 5)
+    # A sample on an unreliable hull is relaxed and not stable: of four, one is below 0.1 eV/atom.
+    assert plot_hull_distribution.cumulative_share(half, np.array([-3.0, 0.1, 0.5])).tolist() == [0, 0.25, 0.5]
+    low, high = plot_hull_distribution.bootstrap_band(np.array([0.0, 0.5, 1.0]), 400, seed=1, n_resamples=1000)
     # Independent: the binomial's 2.5% and 97.5% points of 400 throws at one half are 180 and 220.
     assert abs(low[1] * 400 - 180) <= 3 and abs(high[1] * 400 - 220) <= 3
     assert (low[0], high[0], low[2], high[2]) == (0, 0, 1, 1)
@@ -166,12 +187,14 @@ def test_title_tells_formula_energy_gain_and_match():
     example = {
         "sample": {"formula": "Li2O", "prompt_formula": "LiO2"},
         "relaxed": {"initial_energy_ev_per_atom": -3.0, "energy_ev_per_atom": -3.25},
-        "hull": {"e_above_hull_ev_per_atom": -0.0421},
+        "hull": {"e_above_hull_ev_per_atom": -0.0421, "unreliable": None},
         "matches": {"matched": None},
     }
     title = plot_crystals.title_of(example)
     assert title.startswith("Li$_{2}$O (prompted: LiO$_{2}$)\n")
     assert "−0.042 eV/atom · gain 0.250 eV/atom · match: not computed" in title
+    marked = {**example, "hull": {**example["hull"], "unreliable": "no_competing_compound"}}
+    assert "−0.042 eV/atom (unreliable hull) ·" in plot_crystals.title_of(marked)
     example["hull"]["e_above_hull_ev_per_atom"] = None
     assert "no hull reference" in plot_crystals.title_of(example)
     assert plot_crystals.signed(-0.0002) == "0.000"
@@ -205,7 +228,12 @@ def test_audit_counts_the_fooled_among_the_judged_only():
         audit_row("e", 4.0, None, energy=-5.0, reference=-4.0, e_hull=0.5),  # no formation energy
         audit_row("f", 5.0, 9.0, energy=-5.0, reference=-4.0, e_hull=0.5, status="relax_failed"),
     ]
-    frame = plot_reward_audit.audit_frame(rows, 0.1)
+    rows += [
+        {**audit_row("g", 0.0, -1.0, energy=-5.0, reference=-4.0, e_hull=-2.0), "unreliable": "no_competing_compound"}
+    ]
+    known = plot_reward_audit.audit_numbers(plot_reward_audit.audit_frame(rows, 0.1))
+    assert (known.n, known.n_judged, known.n_fooled) == (5, 3, 1)  # stable on a hull of elements: not judged
+    frame = plot_reward_audit.audit_frame(rows[:-1], 0.1)
     assert plot_reward_audit.audit_numbers(frame) == plot_reward_audit.Audit(4, 3, 1, pytest.approx(0.9486833), -0.75)
     nothing = plot_reward_audit.audit_numbers(plot_reward_audit.audit_frame([], 0.1))
     assert (nothing.n, nothing.n_judged, nothing.n_fooled) == (0, 0, 0) and np.isnan(nothing.spearman_rho)
@@ -222,6 +250,12 @@ def test_only_panels_with_data_are_drawn(tmp_path):
     ]
     assert plot_training_curves.panels_with_data(curves[2:]) == []
     assert plot_training_curves.draw_figure(curves[2:]).axes[0].texts[0].get_text() == "no training curves"
+
+
+def test_a_share_of_nothing_is_drawn_on_the_axis():
+    rows = [{"stage": "grpo", "step": step, "quantity": "cut_share", "value": 0.0} for step in (1, 2)]
+    (axes,) = (a for a in plot_training_curves.draw_figure([(named(("grpo",))[0], pd.DataFrame(rows))]).axes if a.lines)
+    assert axes.get_ylim() == (-0.04, 1.0)
 
 
 def test_terms_of_a_reward_are_drawn_where_they_are_more_than_the_reward():
@@ -251,8 +285,8 @@ def test_a_stage_is_named_by_its_last_part_and_the_running_mean_is_centred():
 
 def test_figure2_of_a_further_evaluator_names_it():
     title = "Evaluator: chgnet"
-    assert plot_hull_distribution.draw_figure([], (-0.1, 0.5), 0.1, seed=1, title=title).get_suptitle() == title
-    assert plot_hull_distribution.draw_figure([], (-0.1, 0.5), 0.1, seed=1).get_suptitle() == ""
+    assert plot_hull_distribution.draw_figure([], (-0.1, 0.5), SETTINGS, seed=1, title=title).get_suptitle() == title
+    assert plot_hull_distribution.draw_figure([], (-0.1, 0.5), SETTINGS, seed=1).get_suptitle() == ""
 
 
 @pytest.mark.parametrize("caption", sorted((Path(__file__).parents[2] / "report").glob("*.rst")), ids=lambda p: p.stem)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hullseeker.point_symmetry import n_point_operations
+from hullseeker.rewards.point_symmetry import n_point_operations
 
 UNIMODULAR = [
     np.eye(3),

@@ -1,5 +1,6 @@
 """Potentials from the user's own files, and what they refuse; their numbers are in tests/golden."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -8,9 +9,13 @@ import pytest
 import torch
 from ase.build import bulk
 
-from hullseeker.energy_scales import scale_of
-from hullseeker.evaluators import EVALUATORS, name_in_rows
-from hullseeker.potentials import load_potential, require_harmless
+from configs import relaxation_settings
+from hullseeker.potentials.checkpoints import require_harmless
+from hullseeker.potentials.energy_scales import scale_of
+from hullseeker.potentials.interface import load_potential
+from hullseeker.potentials.registry import EVALUATORS, name_in_rows
+from hullseeker.potentials.trained_elements import MPTRJ, OMAT24, uma_elements
+from hullseeker.relaxation.per_cell import relax_batch
 
 
 def shipped_checkpoint(potential):
@@ -67,9 +72,55 @@ def test_a_missing_package_is_named_with_its_environment(monkeypatch):
     def absent(*_):
         raise ModuleNotFoundError("No module named 'fairchem'", name="fairchem")
 
-    monkeypatch.setattr("hullseeker.evaluators._imported", absent)
+    monkeypatch.setattr("hullseeker.potentials.registry.imported_by_name", absent)
     with pytest.raises(RuntimeError, match="fairchem is not installed.*--sdm conda.*envs/uma.yaml.*fairchem-core"):
         load_potential("uma")
+
+
+@pytest.mark.parametrize(("potential", "model"), [("chgnet", "0.3.0"), ("chgnet", "0.2.0"), ("sevennet", "7net-0")])
+def test_what_mptrj_lacks_is_not_covered(potential, model):
+    """89 elements: no Po, At, Rn, Fr, Ra, and nothing beyond Pu."""
+    loaded = load_potential(potential, model)
+    assert loaded.covered_atomic_numbers == frozenset(range(1, 95)) - {84, 85, 86, 87, 88} == MPTRJ
+    (outcome,) = relax_batch(loaded, [bulk("Po", "sc", a=3.35)], relaxation_settings())
+    assert outcome.status == "relax_failed"
+    assert outcome.error == f"{loaded.name} does not cover the elements with atomic numbers [84]"
+
+
+def test_a_transferred_chgnet_covers_what_its_own_references_were_fitted_to(tmp_path):
+    """r2SCAN's data have no Yb. A checkpoint of one's own that was fitted to Po covers it; a tuned one does not."""
+    assert load_potential("chgnet", "r2scan").covered_atomic_numbers == MPTRJ - {70}
+    checkpoint = torch.load(shipped_checkpoint("chgnet"), map_location="cpu", weights_only=False)
+    references = checkpoint["model"]["state_dict"]["composition_model.fc.weight"]
+    references[0, 83], references[0, 1] = -3.0, 0.0
+    torch.save({"model": checkpoint["model"]}, tmp_path / "mine.pth.tar")
+    mine = load_potential("chgnet", str(tmp_path / "mine.pth.tar"))
+    assert mine.covered_atomic_numbers == (MPTRJ | {84}) - {2}
+
+
+def test_uma_covers_omat24_whatever_its_references_say():
+    """fairchem's references of UMA's task omat: 0 within rounding for Po to Fr, numbers for Ra and Am to Es."""
+    references = [
+        1e-19,
+        *[-3.0] * 83,
+        7.8e-15,
+        -1.1e-15,
+        -1.1e-14,
+        -1.3e-14,
+        -1.65,
+        *[-4.0] * 6,
+        -2.9,
+        -4.0,
+        -3.2,
+        -2.0,
+        -1.4,
+    ]
+    assert len(references) == 100
+    assert uma_elements(references, 100) == OMAT24 == frozenset(range(1, 95)) - {84, 85, 86, 87, 88}
+    references[10] = math.nan  # as later checkpoints mark what they were not fitted to
+    assert uma_elements(references, 100) == OMAT24 - {10}
+    assert uma_elements(None, 100) == OMAT24
+    assert uma_elements(None, 90) == OMAT24 - {90, 91, 92, 93, 94}
 
 
 def test_default_models_are_known():

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hullseeker import preflight
-from hullseeker.hub_models import missing_in_model, snapshot_of
-from hullseeker.preflight import (
+from hullseeker.language_model.hub_models import missing_in_model, snapshot_of
+from hullseeker.runtime import http_requests as asking
+from hullseeker.workflow import preflight
+from hullseeker.workflow.preflight import (
     missing_base_model,
     missing_conda,
     missing_data,
@@ -23,10 +24,12 @@ from hullseeker.preflight import (
     missing_space,
     missing_weights,
     model_gb,
+    other_gguf,
+    refused_key,
     space_needed_gb,
     unbuilt,
 )
-from materials_project_server import KEY, serving, some_documents
+from materials_project_server import KEY, serving, some_documents, times
 
 ROOT = Path(__file__).parents[2]
 BASE_MODEL = ROOT / "resources" / "base_model"
@@ -55,6 +58,8 @@ def answering(status: int):
             seen.append(dict(self.headers))
             self.send_response(status)
             self.end_headers()
+
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_):
             pass
@@ -107,6 +112,72 @@ def test_a_key_that_works_a_server_that_is_away_and_data_that_are_there(config, 
     assert missing_data(config, [tmp_path / "materials.parquet"]) == []
     config["data"]["source"] = "demo"
     assert missing_data(config, ["not/there.parquet"]) == []
+
+
+def test_a_page_of_a_gateway_is_asked_again_and_told(monkeypatch):
+    """A gateway's 403 is not the key's fault; it may refuse what calls itself Python-urllib."""
+    monkeypatch.setattr(asking, "PAGE_WAIT_S", 0.0)
+    monkeypatch.setenv("MP_API_KEY", KEY + "\n")
+    agents = []
+
+    def page(handler):
+        agents.append(handler.headers["User-Agent"])
+        title = "<title>Attention Required! | Cloudflare</title>"
+        handler.answer(403, f"<html>{title}{KEY}</html>".encode(), Content_Type="text/html")
+
+    with serving(*some_documents()) as server:
+        server.faults.append(times(2, page))
+        assert refused_key(server.endpoint) == []
+        assert len(server.requests) == 3
+        server.faults.append(times(4, page))
+        (problem,) = refused_key(server.endpoint)
+        assert problem.startswith(f"{server.endpoint.rstrip('/')} does not answer from here (a page, 'Attention")
+        assert "Required! | Cloudflare', with status 403); run `snakemake prefetch`" in problem
+        assert KEY not in problem
+        assert refused_key(server.endpoint, must_answer=False) == []
+        server.faults[:] = [lambda handler: handler.answer(200, b"<html>log in first</html>") or True]
+        assert "(a page, 'log in first', with status 200)" in refused_key(server.endpoint)[0]
+        server.faults[:] = [lambda handler: handler.answer(403, b'{"message": "Forbidden"}') or True]
+        (problem,) = refused_key(server.endpoint, must_answer=False)
+        assert "the Materials Project refuses MP_API_KEY (403)" in problem
+    assert set(agents) == {asking.USER_AGENT} and asking.USER_AGENT.startswith("hullseeker ")
+
+
+@pytest.mark.parametrize("char", ["\n", "\x07", "\u2026", "é"])
+def test_a_key_that_cannot_be_sent_is_not_shown(monkeypatch, char):
+    monkeypatch.setenv("MP_API_KEY", KEY[:10] + char + KEY[11:])
+    (problem,) = refused_key(NOBODY, must_answer=False)
+    assert problem.startswith(
+        f"MP_API_KEY has a character that no key or token has (U+{ord(char):04X}, the 11. of 32);"
+    )
+    assert KEY[:10] not in problem
+
+
+def test_before_a_run_a_server_that_is_away_is_no_reason(monkeypatch):
+    """The jobs ask more than once, or elsewhere; a key or a name that is refused is one."""
+    monkeypatch.setenv("MP_API_KEY", KEY)
+    assert refused_key(NOBODY, must_answer=False) == []
+    with serving(*some_documents()) as server:
+        monkeypatch.setenv("MP_API_KEY", "x" * 32)
+        (problem,) = refused_key(server.endpoint, must_answer=False)
+    assert "the Materials Project refuses MP_API_KEY (401)" in problem
+    monkeypatch.delenv("MP_API_KEY")
+    (problem,) = refused_key(NOBODY, must_answer=False)
+    assert problem.startswith("data.source is materials_project, and MP_API_KEY is not set")
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    assert missing_base_model("owner/model", must_answer=False) == []
+    with answering(404) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        (problem,) = missing_base_model("owner/model", must_answer=False)
+        assert "check the name" in problem
+        (problem,) = missing_base_model("gpt2")  # a hub name without an owner is asked for
+        assert "does not hand it out (404)" in problem
+
+
+def test_another_gguf_file_than_the_one_meant():
+    assert other_gguf("a.gguf", "ab" * 32, None) == other_gguf("a.gguf", "ab" * 32, "AB" * 32) == []
+    (problem,) = other_gguf("a.gguf", "ab" * 32, "cd" * 32)
+    assert "'a.gguf', which has the SHA-256 abab" in problem and "another file than the one meant" in problem
 
 
 def test_a_model_folder_must_be_whole(tmp_path):
@@ -238,7 +309,7 @@ def test_the_target_lists_everything_at_once(tmp_path):
         ROOT / "Snakefile",
     ]
     done = subprocess.run(
-        [*command, "--configfile", overlay, "preflight"],
+        [*command, "preflight", "--configfile", overlay],
         cwd=ROOT,
         env=clean | {"HF_HOME": str(tmp_path), "FAIRCHEM_CACHE_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"},
         capture_output=True,

@@ -1,21 +1,28 @@
 """Batched relaxation: the same minima as ASE alone, one bad cell costs no other, every row comes out."""
 
 import resource
+from dataclasses import MISSING, fields
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import yaml
 from ase import Atoms
 from ase.build import bulk
 from ase.filters import FrechetCellFilter
 from ase.optimize import LBFGS
 
-from hullseeker.potentials import Evaluation, SevenNet, load_potential
-from hullseeker.relaxation import RelaxSettings, relax_batch, space_group_number
-from hullseeker.structures import from_atoms, to_atoms
-from relax_structures import rattled, relax_block
+from configs import relaxation_settings
+from hullseeker.language_model.crystal_text import TextFormat
+from hullseeker.potentials.interface import Evaluation, load_potential
+from hullseeker.potentials.sevennet import SevenNet
+from hullseeker.relaxation.per_cell import RelaxSettings, relax_batch, space_group_number
+from hullseeker.relaxation.relaxed_rows import rattled, relax_block
+from hullseeker.tables.structures import from_atoms, to_atoms
 from unit.test_spring_bfgs import EffectiveMedium
 
+ROOT = Path(__file__).parents[2]
 NAN_WHERE_GOLD = 79
 
 
@@ -36,7 +43,7 @@ def test_batched_minima_are_those_of_ase_one_by_one(sevennet):
     from sevenn.calculator import SevenNetCalculator
 
     cells = [strained("NaCl", "rocksalt", 5.6, 1), strained("Cu", "fcc", 3.6, 2), strained("ZnS", "zincblende", 5.4, 3)]
-    outcomes = relax_batch(sevennet, cells, RelaxSettings())
+    outcomes = relax_batch(sevennet, cells, relaxation_settings())
     assert [o.status for o in outcomes] == ["ok"] * 3
     calculator = SevenNetCalculator("7net-0", device="cpu")
     for cell, outcome in zip(cells, outcomes, strict=True):
@@ -67,12 +74,12 @@ class Harmonic:
 def test_a_nan_an_unknown_element_and_a_step_cap_are_outcomes():
     pair = {"positions": [[0, 0, 0], [0, 0, 1.0]], "cell": [4, 4, 4], "pbc": True}
     cells = [Atoms("H2", **pair), Atoms("Au2", **pair), Atoms(numbers=[95, 1], **pair)]
-    outcomes = relax_batch(Harmonic(), cells, RelaxSettings(max_steps=100, min_distance_ang=0.0))
+    outcomes = relax_batch(Harmonic(), cells, relaxation_settings(max_steps=100, min_distance_ang=0.0))
     assert [o.status for o in outcomes] == ["ok", "relax_failed", "relax_failed"]
     assert "not finite" in outcomes[1].error
     assert "does not cover" in outcomes[2].error
     assert outcomes[1].energy_ev_per_atom is None
-    (capped,) = relax_batch(Harmonic(), cells[:1], RelaxSettings(max_steps=1, max_force_ev_per_ang=1e-6))
+    (capped,) = relax_batch(Harmonic(), cells[:1], relaxation_settings(max_steps=1, max_force_ev_per_ang=1e-6))
     assert capped.status == "not_converged"
     assert "after 1 steps" in capped.error
     assert capped.cell is None
@@ -109,7 +116,7 @@ PAIR = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1.0]], cell=[4, 4, 4], pbc=True)
     ids=["hole", "high", "forces", "volume", "distance", "nan", "memory", "error"],
 )
 def test_what_ends_a_relaxation_has_a_status_of_its_own(potential, changes, status, words):
-    (outcome,) = relax_batch(potential, [PAIR], RelaxSettings(**changes))
+    (outcome,) = relax_batch(potential, [PAIR], relaxation_settings(**changes))
     assert outcome.status == status
     assert words in outcome.error
     assert outcome.cell is None
@@ -123,7 +130,7 @@ def test_cells_that_are_hopeless_are_outcomes_beside_a_good_one(sevennet, rocksa
     flat = Atoms("NaCl", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[4, 4, 4, 90, 90, 1], pbc=True)
     huge = bulk("C", "diamond", a=3.57, cubic=True) * (5, 5, 10)
     assert len(huge) == 2000
-    settings = RelaxSettings(max_steps=20)
+    settings = relaxation_settings(max_steps=20)
     outcomes = relax_batch(sevennet, [on_one_site, flat, good, huge], settings)
     assert outcomes[0].status == "atoms_collided"
     assert outcomes[1].status == "relax_failed"
@@ -143,7 +150,7 @@ def test_a_cell_that_does_not_fit_in_memory_is_an_outcome(sevennet, rocksalt):
     in_use = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (in_use + 500_000_000, hard))
     try:
-        outcomes = relax_batch(sevennet, [large, to_atoms(rocksalt)], RelaxSettings())
+        outcomes = relax_batch(sevennet, [large, to_atoms(rocksalt)], relaxation_settings())
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     assert [o.status for o in outcomes] == ["too_large", "ok"]
@@ -156,8 +163,8 @@ def test_symmetry_is_kept_or_free():
     start.positions[1] += 0.004
     assert space_group_number(start, 0.1) == 139
     tight = {"max_force_ev_per_ang": 0.005, "max_stress_gpa": 0.05}
-    (kept,) = relax_batch(EffectiveMedium(), [start], RelaxSettings(keep_symmetry=True, **tight))
-    (free,) = relax_batch(EffectiveMedium(), [start], RelaxSettings(**tight))
+    (kept,) = relax_batch(EffectiveMedium(), [start], relaxation_settings(keep_symmetry=True, **tight))
+    (free,) = relax_batch(EffectiveMedium(), [start], relaxation_settings(**tight))
     assert kept.status == free.status == "ok"
     assert space_group_number(kept.cell, 1e-4) in (139, 225)
     assert np.ptp(kept.cell.cell.lengths()[:2]) < 1e-9
@@ -187,7 +194,7 @@ def test_rattled_a_saddle_point_is_left(sevennet):
     """Simple cubic aluminium keeps its symmetry, and so its high energy; with noise it becomes close-packed."""
     simple_cubic = {**from_atoms(Atoms("Al", cell=[2.7] * 3, pbc=True)), "structure_id": "al"}
     plain, free = (
-        relax_block(sevennet, [simple_cubic], RelaxSettings(), "per_cell", rattle_ang, 3)[0]
+        relax_block(sevennet, [simple_cubic], relaxation_settings(), "per_cell", rattle_ang, 3)[0]
         for rattle_ang in (0.0, 0.1)
     )
     assert (plain["status"], free["status"]) == ("ok", "ok")
@@ -198,7 +205,7 @@ def test_rattled_a_saddle_point_is_left(sevennet):
 def test_a_row_says_how_it_was_relaxed(sevennet, rocksalt):
     row = {**rocksalt, "structure_id": "a", "status": "ok", "error": None}
     failed = {"structure_id": "c", "status": "parse_failed", "error": "why", "lattice_ang": None}
-    first, second = relax_block(sevennet, [row, failed], RelaxSettings(max_steps=30))
+    first, second = relax_block(sevennet, [row, failed], relaxation_settings(max_steps=30))
     assert first["status"] == "ok"
     assert first["energy_ev_per_atom"] <= first["initial_energy_ev_per_atom"]
     assert first["space_group"] == first["initial_space_group"] == 225
@@ -212,6 +219,13 @@ def test_unknown_potential_and_optimizer_are_named():
     with pytest.raises(ValueError, match="'emt'"):
         load_potential("emt")
     with pytest.raises(ValueError, match="'newton'"):
-        RelaxSettings(optimizer="newton")
+        relaxation_settings(optimizer="newton")
     with pytest.raises(RuntimeError, match="relax.device"):
         load_potential("sevennet", device="cuda")
+
+
+@pytest.mark.parametrize(("settings", "section"), [(RelaxSettings, "relax"), (TextFormat, "crystal_text")])
+def test_settings_have_no_defaults_beside_the_config(settings, section):
+    given = yaml.safe_load((ROOT / "config.yaml").read_text())[section]
+    assert {one.name for one in fields(settings)} <= given.keys()
+    assert [one.name for one in fields(settings) if one.default is not MISSING] == []

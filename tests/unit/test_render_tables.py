@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from snakemake.iocontainers import InputFiles
 
-from render_tables import columns_of, main
+from hullseeker.report.result_tables import columns_of
+from hullseeker.report.summary import side_by_side
+from render_tables import main
 
 PAPER = Path(__file__).parents[2] / "resources" / "paper_tables.csv"
 
@@ -77,7 +79,7 @@ def by_name(rows):
 
 
 def test_table1_markdown(tmp_path):
-    rows = markdown_rows(render(tmp_path, "table1", table1=TABLE1)["md"])
+    rows = markdown_rows(render(tmp_path, "table1", {"paper_rows": {"sft": "sft"}}, table1=TABLE1)["md"])
     assert {len(row) for row in rows} == {3}
     assert rows[0] == ["System", "A & B_1\\|x <i>", "Mine"]
     sft, mine = ({name: cells[i] for name, cells in by_name(rows).items()} for i in range(2))
@@ -89,6 +91,23 @@ def test_table1_markdown(tmp_path):
     assert sft["formula_match_pct"] == "61.50" and sft["n_relaxed"] == "160"
     assert mine["stability_rate_pct"] == mine["stability_rate_pct_paper_value"] == "–"
     assert mine["n_samples"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("rows", "printed"), [({}, None), ({"mine": "cdvae"}, ["–", "8"]), ({"sft": "rl"}, ["7.6", "–"])]
+)
+def test_the_papers_row_stands_where_the_config_says_so_alone(tmp_path, rows, printed):
+    """A user's system may well be called sft."""
+    found = by_name(markdown_rows(render(tmp_path, "table1", {"paper_rows": rows}, table1=TABLE1)["md"]))
+    assert found.get("stability_rate_pct_paper_value") == printed
+
+
+def test_names_stay_the_text_that_they_are(tmp_path):
+    sun = SUN.replace("sft,SFT", "007,1e5") + "NA,nan,100,1,1,1,1,1,1\nTrue,1.0,100,1,1,1,1,1,1\n"
+    match = "system,label,formula_match_pct\n007,1e5,61.5\nNA,nan,50\nTrue,1.0,25\n"
+    rows = markdown_rows(render(tmp_path, "sun", sun=sun, formula_match=match)["md"])
+    assert rows[0] == ["System", "1e5", "nan", "1.0"]
+    assert by_name(rows)["formula_match_pct"] == ["61.50", "50.00", "25.00"]
 
 
 def test_html_is_whole_escaped_and_selfcontained(tmp_path):
@@ -115,6 +134,48 @@ def test_formula_match_stands_beside_every_rate(tmp_path):
     rows = markdown_rows(render(tmp_path, "sun", sun=SUN, formula_match=TABLE1)["md"])
     assert by_name(rows)["formula_match_pct"] == ["61.50"]
     assert by_name(rows)["sun_pct"] == ["5.00 [2.00, 8.00]"]
+
+
+def with_unreliable(table, *shares):
+    """Return a table with shares of unreliable hulls, a system each."""
+    head, *lines = table.splitlines()
+    rows = [f"{line},{share}" for line, share in zip(lines, shares, strict=True)]
+    return "\n".join([f"{head},unreliable_hull_pct", *rows]) + "\n"
+
+
+def test_unreliable_hulls_are_printed_and_explained_where_there_are_any(tmp_path):
+    made = render(tmp_path, "table1", table1=with_unreliable(TABLE1, "1.5", ""))
+    assert by_name(markdown_rows(made["md"]))["unreliable_hull_pct"] == ["1.50", "–"]
+    assert "such a sample is stable in no rate" in made["md"].lower()
+    assert "Here: 3 of 200 samples of A & B_1|x <i>." in made["md"]
+    assert (
+        "below hull.trusted_down_to_ev_per_atom. Such" in made["md"] and "quartiles of E_hull include it" in made["md"]
+    )
+    named = {"trusted_down_to": "-0.35 eV/atom"}
+    assert (
+        "below -0.35 eV/atom. Such"
+        in render(tmp_path, "table1", named, table1=with_unreliable(TABLE1, "1.5", ""))["md"]
+    )
+    for none in (with_unreliable(TABLE1, "0", ""), TABLE1):
+        made = render(tmp_path, "table1", table1=none)
+        assert not any("unreliable" in text.lower() for text in made.values())
+    names = {"evaluators": {"sevennet": "sevennet 7net-0", "chgnet": "chgnet"}}
+    head, line = CROSS.splitlines()
+    cross = f"{head},sevennet_unreliable_hull_pct,chgnet_unreliable_hull_pct\n{line},0,2\n"
+    made = render(tmp_path, "cross_evaluator", names, cross_evaluator=cross, formula_match=TABLE1)["md"]
+    found = by_name(markdown_rows(made))
+    assert found["chgnet_unreliable_hull_pct"] == ["2.00"] and "sevennet_unreliable_hull_pct" not in found
+    assert "Here: 4 under chgnet of 200 samples of SFT." in made
+
+
+def test_what_is_printed_at_the_end_counts_unreliable_hulls(tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "table1.csv").write_text(with_unreliable(TABLE1, "1.5", "0"))
+    text = side_by_side(tmp_path, "table1")
+    assert re.search(r"Unreliable hull, of all \(%\) +1.5 +0.0", text)
+    assert "Here: 3 of 200 samples of A & B_1|x <i>." in text
+    (tmp_path / "tables" / "table1.csv").write_text(TABLE1)
+    assert "nreliable" not in side_by_side(tmp_path, "table1")
 
 
 def test_ledger_has_a_column_per_status(tmp_path):
@@ -171,6 +232,8 @@ def test_printed_structure_validity_is_chosen(choice):
     frame = pd.DataFrame([{"system": "rl", "label": "RL", "n_samples": 9, **dict.fromkeys(numbers, 0.5)}])
     frame["structure_validity_paper"], frame["structure_validity_cdvae"] = 0.75, 0.25
     paper = pd.read_csv(PAPER, dtype=str, keep_default_na=False)
-    columns = {c.name: c.cells[0][0] for c in columns_of("table2", frame, paper, choice=choice)}
+    columns = {
+        c.name: c.cells[0][0] for c in columns_of("table2", frame, paper, choice=choice, paper_rows={"rl": "rl"})
+    }
     assert columns[f"structure_validity_{choice}"] == {"paper": "0.750", "cdvae": "0.250"}[choice]
     assert columns["structure_validity_paper_value"] == "1.000"

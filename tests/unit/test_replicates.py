@@ -1,8 +1,10 @@
 """Replicates: names, model chains and seeds."""
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from hullseeker.replicates import chain_before, chain_of, replicates_of, training_seed, with_replicates
+from hullseeker.workflow.replicates import chain_before, chain_of, replicates_of, training_seed, with_replicates
 
 SYSTEMS = {
     "base": {"kind": "language_model", "label": "Base", "stages": []},
@@ -42,3 +44,27 @@ def test_seeds_differ_by_rule_stages_and_replicate_alone():
     assert len(set(seeds)) == 6
     assert training_seed(1, "train_grpo", "sft-grpo-rl.2") == training_seed(1, "train_grpo", "sft-grpo-other.2")
     assert training_seed(1, "train_sft", "sft") != training_seed(2, "train_sft", "sft")
+
+
+def test_the_papers_row_stands_beside_the_first_replicate_alone():
+    found = with_replicates({"sft": {**SYSTEMS["sft"], "paper_row": "sft"}}, 3)
+    assert [system.get("paper_row") for system in found.values()] == ["sft", None, None]
+
+
+# Names that look like stages, replicates, shards and numbers of samples.
+NAMES = st.lists(st.sampled_from(["a", "1", "-", "_2", "sft", "grpo", "-grpo", "000001"]), min_size=1, max_size=4).map(
+    "".join
+)
+
+
+@given(NAMES, NAMES, st.sampled_from([["grpo"], ["sft", "grpo"]]), st.sampled_from([["grpo"], ["sft", "grpo"]]))
+def test_no_two_systems_share_a_model_a_log_or_a_sample(one, other, stages, other_stages):
+    assume(one != other and not one.startswith("-") and not other.startswith("-"))
+    own = {"kind": "language_model", "grpo": {"reward": "stable"}}
+    chains = [chain_of(one, {**own, "stages": stages}), chain_of(other, {**own, "stages": other_stages})]
+    assert len({*chains, "sft", "grpo", "sft-grpo", "base", "cdvae"}) == 7
+    assert [chain_before(chain, "grpo") for chain in chains] == [
+        "-".join(before[:-1]) for before in (stages, other_stages)
+    ]
+    for form in ("{}-{:06d}", "{}-{}.log"):
+        assert not {form.format(one, n) for n in range(3)} & {form.format(other, n) for n in range(3)}

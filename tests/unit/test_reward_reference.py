@@ -5,10 +5,11 @@ import logging
 import numpy as np
 import pytest
 
-import build_reward_reference
-from build_reward_reference import energies_once, phases_of_training, reference_rows
-from hullseeker.rewards import RewardContext
-from hullseeker.tables import write_table
+from hullseeker.potentials import evaluation
+from hullseeker.potentials.evaluation import energies_once
+from hullseeker.rewards.reference import phases_of_training, reference_rows
+from hullseeker.rewards.terms import RewardContext
+from hullseeker.tables.parquet import write_table
 from train_grpo import KeepRecentAnswers, hull_energies
 
 LOG = logging.getLogger()
@@ -28,6 +29,20 @@ ELEMENTS = [row("na", "Na", [11], None), row("cl", "Cl2", [17, 17], None), row("
 def test_no_test_crystal_is_a_competing_phase():
     materials = [row("a", "NaCl", [11, 17]), row("b", "NaCl3", [11, 17, 17, 17], "test"), row("c", "Cu", [29], "val")]
     assert [r["structure_id"] for r in phases_of_training(materials, ELEMENTS)] == ["a", "na", "cl"]
+
+
+def test_a_crystal_that_is_left_out_competes_and_is_no_prompt():
+    materials = [
+        row("a", "NaCl", [11, 17]),
+        row("b", "Na3Cl", [11, 11, 11, 17]) | {"left_out": "too_large"},
+        row("c", "NaCl3", [11, 17, 17, 17], "test") | {"left_out": "too_large"},
+    ]
+    rows = phases_of_training(materials, ELEMENTS)
+    assert [r["structure_id"] for r in rows] == ["a", "b", "na", "cl"]
+    # NaCl at −0.1 eV/atom of formation decomposes to Na3Cl at −1.0 and Cl: half of each gives −0.667.
+    (found,) = reference_rows(rows, [-1.1, -2.0, -1.0, -1.0], "chgnet:0.3.0")
+    assert found["formula"] == "NaCl"
+    assert found["hull_energy_ev_per_atom"] == pytest.approx(-1 - 2 / 3)
 
 
 def test_hull_energies_by_hand():
@@ -57,7 +72,7 @@ class Counting:
 
 
 def test_every_crystal_is_evaluated_once_whatever_the_experiment(tmp_path, monkeypatch):
-    monkeypatch.setattr(build_reward_reference, "load_potential", lambda *_: Counting())
+    monkeypatch.setattr(evaluation, "load_potential", lambda *_: Counting())
     rows = [row("a", "NaCl", [11, 17]), row("b", "NaCl", [11, 17]), row("c", "NaCl", [11, 17], length=5.0)]
     first = energies_once(SETTINGS, rows, str(tmp_path), LOG)
     assert first == pytest.approx([-0.64, -0.64, -1.25])
@@ -89,9 +104,9 @@ def test_what_diversity_remembers_goes_on_from_a_checkpoint(tmp_path):
         global_step, is_world_process_zero = 10, True
 
     (tmp_path / "checkpoint-10").mkdir()
-    before, after = RewardContext(None, {}), RewardContext(None, {})
+    before, after = RewardContext(None, {}, max_failure_share=0.2), RewardContext(None, {}, max_failure_share=0.2)
     before.recent.extend(np.arange(6.0).reshape(3, 2))
     KeepRecentAnswers(before, None).on_save(Args, State, None)
     KeepRecentAnswers(after, str(tmp_path / "checkpoint-10"))
     assert np.array_equal(np.array(after.recent), np.array(before.recent))
-    KeepRecentAnswers(RewardContext(None, {}), str(tmp_path))
+    KeepRecentAnswers(RewardContext(None, {}, max_failure_share=0.2), str(tmp_path))

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import yaml
 
-from hullseeker.crystal_text import TextFormat
-from hullseeker.matching import group_by_formula
-from hullseeker.packing import packing_fingerprint, same_packing
-from hullseeker.potentials import Evaluation, load_potential
-from hullseeker.reward_presets import OPTIONS, RewardTerm, potentials_with_hull, reward_terms
-from hullseeker.rewards import TERMS, Reward, RewardContext, RewardPotentialError
-from hullseeker.structures import to_structure
+from configs import text_format
+from hullseeker.language_model.crystal_text import parse_crystal
+from hullseeker.metrics.matching import group_by_formula
+from hullseeker.potentials.interface import Evaluation, load_potential
+from hullseeker.rewards.packing import packing_fingerprint, same_packing
+from hullseeker.rewards.presets import OPTIONS, RewardTerm, potentials_with_hull, reward_terms
+from hullseeker.rewards.terms import TERMS, Reward, RewardContext, RewardPotentialError
+from hullseeker.tables.structures import to_structure
+from hullseeker.workflow.config_names import fill_names
 
 ROOT = Path(__file__).parents[2]
 PRESETS = yaml.safe_load((ROOT / "config.yaml").read_text())["grpo"]["rewards"]
@@ -62,7 +64,9 @@ class Drawn(Stub):
 def reward_of(preset, potential, **context):
     terms = reward_terms(PRESETS[preset] if isinstance(preset, str) else preset)
     hulls = context.pop("hulls", {potential.name: HULL})
-    return Reward(terms, RewardContext(TextFormat(), {potential.name: potential}, hulls, **context))
+    return Reward(
+        terms, RewardContext(text_format(), {potential.name: potential}, hulls, **{"max_failure_share": 0.2} | context)
+    )
 
 
 def score(completions, formulas, potential, preset="paper", **context):
@@ -80,6 +84,7 @@ def test_the_papers_reward_is_minus_the_energy_and_a_penalty_for_no_crystal():
     assert scores.batch.is_answer.tolist() == [True, False, False]
     expected = {
         "parse_share": 2 / 3,
+        "cut_share": 0.0,
         "formula_match_share": 1 / 3,
         "coincident_share": 0.0,
         "clipped_share": 0.0,
@@ -90,6 +95,19 @@ def test_the_papers_reward_is_minus_the_energy_and_a_penalty_for_no_crystal():
         "energy_failed_share": 0.0,
     }
     assert scores.summary() == expected
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_cut_answer_earns_what_no_crystal_earns(preset):
+    """Though what there is of it reads as a crystal of the prompted formula."""
+    training = group_by_formula([("NaCl", to_structure(parse_crystal(ROCKSALT, text_format()).columns))])
+    reward = reward_of(preset, Stub({2: -3.4}), training=training)
+    scores = reward.score([ROCKSALT, ROCKSALT, "no crystal"], ["NaCl"] * 3, [False, True, False])
+    assert scores.rewards[1] == scores.rewards[2] == scores.reward_without_crystal < scores.rewards[0]
+    assert scores.batch.is_crystal.tolist() == scores.batch.is_answer.tolist() == [True, False, False]
+    assert (scores.summary()["cut_share"], scores.summary()["parse_share"]) == (1 / 3, 1 / 3)
+    with pytest.raises(ValueError):
+        reward.score([ROCKSALT] * 2, ["NaCl"] * 2, [True])
 
 
 def test_the_papers_reward_is_what_it_was_before_there_were_terms():
@@ -294,7 +312,7 @@ def test_of_two_potentials_the_worse_counts():
     second.name = "sevennet:7net-0"
     hulls = {"stub": HULL, second.name: HULL}
     terms = reward_terms({"ensemble": {"potential": "sevennet"}})
-    context = RewardContext(TextFormat(), {"stub": first, second.name: second}, hulls)
+    context = RewardContext(text_format(), {"stub": first, second.name: second}, hulls, max_failure_share=0.2)
     found = Reward(terms, context).score([ROCKSALT, COPPER], ["NaCl", "Cu"]).rewards
     assert found.tolist() == pytest.approx([1 / 2.8, 1 / 3])
 
@@ -329,6 +347,14 @@ def test_validity_and_novelty():
     assert scores.terms["novelty"].values.tolist() == [0.0, 1.0, 0.0, 0.0, 0.0]
 
 
+def test_a_crystal_that_is_left_out_of_training_is_not_new_and_not_aimed_at():
+    left_out = group_by_formula([("NaCl", to_structure(parsed(ROCKSALT)))])
+    how = {"novelty": {}, "known_match": {}}
+    scores = score([ROCKSALT, CESIUM_CHLORIDE], ["NaCl"] * 2, Stub({}), how, left_out=left_out)
+    assert scores.terms["novelty"].values.tolist() == [0.0, 1.0]
+    assert scores.terms["known_match"].values.tolist() == [0.0, 0.0]
+
+
 def test_relaxation_in_a_few_steps_with_chgnet():
     """A strained crystal gains energy and keeps its structure; the relaxed energy is never above the first."""
     potential = load_potential("chgnet")
@@ -344,10 +370,27 @@ def test_relaxation_in_a_few_steps_with_chgnet():
     assert 0.9 < matched.min() <= matched.max() <= 1.0
 
 
-def parsed(text):
-    from hullseeker.crystal_text import parse_crystal
+def test_an_element_that_the_potential_never_saw_is_a_failure_and_no_number():
+    """As no number: the worst value, counted as failed, and no reason to stop the run. The potential is not asked."""
+    polonium = ROCKSALT.replace("Na", "Mg").replace("Cl", "Po")
+    potential = Stub({2: -3.4})
+    potential.covered_atomic_numbers = frozenset(range(1, 84))
+    context = {"hulls": {"stub": {"MgPo": -3.0, "NaCl": -3.4}}, "max_failure_share": 0.0}
+    clipped = {"energy": {"clip": [-5.0, 15.0], "no_crystal": -0.1}}
+    scores = score([polonium, ROCKSALT], ["MgPo", "NaCl"], potential, clipped, **context)
+    assert scores.rewards.tolist() == [-5.0, 3.4]
+    assert scores.summary()["energy_failed_share"] == 0.5 and potential.n_evaluated == 1
+    for preset in ({"e_hull": {}}, {"e_hull": {"n_steps": 2}}, {"relaxed_match": {"n_steps": 2}}):
+        (name,) = preset
+        scores = score([polonium, ROCKSALT], ["MgPo", "NaCl"], potential, preset, **context)
+        assert scores.terms[name].values[0] == 0.0 < scores.terms[name].values[1]
+        assert scores.terms[name].failed.tolist() == [True, False]
 
-    return parse_crystal(text).columns
+
+def parsed(text):
+    from hullseeker.language_model.crystal_text import parse_crystal
+
+    return parse_crystal(text, text_format()).columns
 
 
 def test_packing_knows_neither_cell_nor_element_nor_size():
@@ -370,6 +413,7 @@ def test_every_term_is_documented_with_its_options():
     text = (ROOT / "docs" / "rewards.md").read_text()
     assert set(TERMS) == set(OPTIONS)
     schema = yaml.safe_load((ROOT / "schemas" / "config.schema.yaml").read_text())
+    fill_names(schema)
     in_schema = schema["properties"]["grpo"]["properties"]["rewards"]["additionalProperties"]["properties"]
     for name, options in OPTIONS.items():
         assert f"| `{name}` |" in text

@@ -15,11 +15,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 import train_grpo
-from hullseeker.configuration import ConfigError, check_config
-from hullseeker.launching import Job, launch_command, run_training
-from hullseeker.readiness import missing_training_packages
-from hullseeker.scale import how_processes_share, training_env
-from hullseeker.training import claim_checkpoints, threads_of_process
+from hullseeker.language_model.launching import Job, launch_command, run_training
+from hullseeker.language_model.scale import how_processes_share, training_env
+from hullseeker.language_model.training import WriteManifest, claim_checkpoints, threads_of_process
+from hullseeker.workflow.configuration import ConfigError, check_config
+from hullseeker.workflow.readiness import missing_training_packages
 from processes_examples import job, settings_of
 from train_grpo import grpo_arguments, make_reward
 from train_sft import sft_arguments
@@ -236,8 +236,8 @@ def test_each_process_gets_its_own_rewards_of_all_completions(monkeypatch):
     """A group may span two processes, and what is recent is what all of them drew."""
 
     class Length:
-        def score(self, texts, formulas):
-            self.seen = (texts, formulas)
+        def score(self, texts, formulas, is_cut):
+            self.seen = (texts, formulas, is_cut)
             self.rewards = np.array([len(text) + len(texts) for text in texts], dtype=float)
             return self
 
@@ -245,30 +245,43 @@ def test_each_process_gets_its_own_rewards_of_all_completions(monkeypatch):
             return {"mean": float(self.rewards.mean())}
 
     texts, formulas = ["a", "bb", "ccc", "dddd"], ["X", "X", "X", "Y"]
-    whole = {("a", "bb"): texts, ("ccc", "dddd"): texts, ("X", "X"): formulas, ("X", "Y"): formulas}
+    cut, whole = (
+        [False, True, True, False],
+        {("a", "bb"): texts, ("ccc", "dddd"): texts, ("X", "X"): formulas, ("X", "Y"): formulas},
+    )
+    whole |= {(False, True): cut, (True, False): cut}
     monkeypatch.setattr(train_grpo, "gathered", lambda items: whole[tuple(items)])
+    ids = [[5, 2], [2, 5], [5, 5], [2]]
     found, logged = [], []
     for index in (0, 1):
         monkeypatch.setattr(train_grpo, "process_index", lambda index=index: index)
         reward, own = Length(), slice(2 * index, 2 * index + 2)
         completions = [[{"content": text}] for text in texts[own]]
-        found += make_reward(reward)(completions, formulas[own], lambda *metric: logged.append(metric))
-        assert reward.seen == (texts, formulas)
+        found += make_reward(reward, {2})(completions, ids[own], formulas[own], lambda *metric: logged.append(metric))
+        assert reward.seen == (texts, formulas, cut)
     assert found == [5, 6, 7, 8]
     assert logged == [("mean", 6.5)] * 2
 
 
-def test_a_checkpoint_that_lacks_a_file_is_not_gone_on_from(tmp_path):
+@pytest.mark.parametrize("name", ["rng_state_1.pth", "recent_answers.npy"])
+def test_a_checkpoint_that_lacks_a_file_is_not_gone_on_from(tmp_path, name):
+    """A second process's random state and remembered answers count as the trainer's own files do."""
     folder = tmp_path / "checkpoints"
     claim_checkpoints(folder, {"seed": 1})
     for step in (1, 2):
-        (folder / f"checkpoint-{step}").mkdir()
-        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    torch.save({"a": 1}, folder / "checkpoint-1" / "rng_state_1.pth")
-    whole = (folder / "checkpoint-1" / "rng_state_1.pth").read_bytes()
-    (folder / "checkpoint-2" / "rng_state_1.pth").write_bytes(whole[:-100])
-    assert claim_checkpoints(folder, {"seed": 1}, ["rng_state_1.pth"]).endswith("checkpoint-1")
-    assert claim_checkpoints(folder, {"seed": 1}, ["recent_answers.npy"]) is None
+        one = folder / f"checkpoint-{step}"
+        one.mkdir()
+        (one / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        torch.save({"a": 1}, one / "rng_state_1.pth")
+        (one / "recent_answers.npy").write_bytes(b"three answers")
+        state = SimpleNamespace(global_step=step, is_world_process_zero=True)
+        WriteManifest().on_save(SimpleNamespace(output_dir=str(folder)), state, None)
+    assert claim_checkpoints(folder, {"seed": 1}).endswith("checkpoint-2")
+    cut = folder / "checkpoint-2" / name
+    cut.write_bytes(cut.read_bytes()[:-5])
+    assert claim_checkpoints(folder, {"seed": 1}).endswith("checkpoint-1")
+    (folder / "checkpoint-1" / name).unlink()
+    assert claim_checkpoints(folder, {"seed": 1}) is None
 
 
 def test_a_job_holds_what_snakemake_hands_over():

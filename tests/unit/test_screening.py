@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
-from hullseeker.structures import reduced_formula
+from hullseeker.tables.structures import reduced_formula
 from screen_prototypes import decorations, lowest, prototypes_by_stoichiometry, roles
 
 

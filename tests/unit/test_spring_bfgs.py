@@ -8,10 +8,11 @@ from ase.data import covalent_radii
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE
 
-from hullseeker import spring_bfgs
-from hullseeker.potentials import Evaluation
-from hullseeker.relaxation import RelaxSettings, relax_batch
-from hullseeker.spring_bfgs import SpringBfgs, spring_hessian
+from configs import relaxation_settings
+from hullseeker.potentials.interface import Evaluation
+from hullseeker.relaxation import spring_bfgs
+from hullseeker.relaxation.per_cell import relax_batch
+from hullseeker.relaxation.spring_bfgs import SpringBfgs, spring_hessian
 
 
 def perturbed(symbols, seed, size=(1, 1, 1)):
@@ -86,7 +87,7 @@ def test_minima_are_those_of_ase_in_far_fewer_energies():
     for seed, symbols in enumerate(["Cu", "Al", "Ag", "CuAu", "CuAu"]):
         cell = perturbed(symbols, seed)
         potential = EffectiveMedium()
-        settings = RelaxSettings(max_force_ev_per_ang=0.005, max_stress_gpa=0.05)
+        settings = relaxation_settings(max_force_ev_per_ang=0.005, max_stress_gpa=0.05)
         (ours,) = relax_batch(potential, [cell], settings)
         assert ours.status == "ok"
         assert potential.n_calls == ours.n_steps + 1
@@ -116,6 +117,6 @@ def test_a_step_uphill_is_taken_back_and_shortened():
 
 def test_a_larger_cell_takes_no_more_steps():
     small, large = perturbed("Cu", 2), perturbed("Cu", 2, (2, 2, 2))
-    outcomes = relax_batch(EffectiveMedium(), [small, large], RelaxSettings())
+    outcomes = relax_batch(EffectiveMedium(), [small, large], relaxation_settings())
     assert [o.status for o in outcomes] == ["ok", "ok"]
     assert outcomes[1].n_steps <= 2 * outcomes[0].n_steps

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from make_audit_table import changes_by_rl
-from make_audit_table import row_of_system as audit_row
-from make_sun import row_of_system as sun_row
+from hullseeker.metrics.audit import changes_by_rl
+from hullseeker.metrics.audit import row_of_system as audit_row
+from hullseeker.metrics.sun import row_of_system as sun_row
 
 SYSTEM = {"system": "rl", "label": "RL"}
 SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 200}
@@ -18,12 +18,16 @@ def random_frames(seed, n):
     rng = np.random.default_rng(seed)
     e_hull = rng.choice([-0.1, 0.0, 0.05, 0.1, 0.5, np.nan], n)
     flags = [[None if x == 2 else bool(x) for x in rng.integers(0, 3, n)] for _ in range(2)]
+    marks = np.array([None, None, None, "no_competing_compound", "below_trusted_range"], dtype=object)[
+        rng.integers(0, 5, n)
+    ]
     frames = {
         "samples": pd.DataFrame(index=range(n)),
-        "hull": pd.DataFrame({"e_above_hull_ev_per_atom": e_hull}),
+        "hull": pd.DataFrame({"e_above_hull_ev_per_atom": e_hull, "unreliable": marks}),
         "novelty": pd.DataFrame({"is_unique": flags[0], "is_novel": flags[1]}, dtype=object),
     }
-    return frames, list(zip(e_hull, *flags, strict=True))
+    trusted = np.where([mark is None for mark in marks], e_hull, np.nan)
+    return frames, list(zip(trusted, *flags, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -37,11 +41,13 @@ def test_against_counting(seed):
     assert row["sun_pct"] == pytest.approx(100 * stable / n)
     assert row["sun_on_hull_pct"] == pytest.approx(100 * on_hull / n)
     assert row["unique_pct"] == pytest.approx(100 * sum(1 for _, unique, _ in rows if unique) / n)
+    marked = sum(1 for mark in frames["hull"]["unreliable"] if mark is not None)
+    assert row["unreliable_hull_pct"] == pytest.approx(100 * marked / n)
     assert row["novel_pct"] == pytest.approx(100 * sum(1 for *_, novel in rows if novel) / n)
     names = [k for k in row if k not in ("system", "label", "n_samples")]
     assert names == [
         f"{k}{end}"
-        for k in ("sun_pct", "sun_on_hull_pct", "unique_pct", "novel_pct")
+        for k in ("sun_pct", "sun_on_hull_pct", "unique_pct", "novel_pct", "unreliable_hull_pct")
         for end in ("", "_ci_low", "_ci_high")
     ]
     assert row["sun_pct_ci_low"] <= row["sun_pct"] <= row["sun_pct_ci_high"]
@@ -63,7 +69,8 @@ AUDIT = [
 
 
 def audit_frame(rows):
-    return pd.DataFrame(rows, columns=[f"{name}_ev_per_atom" for name in AUDIT], dtype=float)
+    frame = pd.DataFrame(rows, columns=[f"{name}_ev_per_atom" for name in AUDIT], dtype=float)
+    return frame.assign(unreliable=pd.Series([None] * len(frame), dtype=object))
 
 
 def test_audit_by_hand():
@@ -84,6 +91,11 @@ def test_audit_by_hand():
     assert row["median_gap_ev_per_atom"] == pytest.approx(-0.5)
     assert row["chgnet_median_formation_energy_ev_per_atom"] == pytest.approx(-0.75)
     assert row["evaluator_median_formation_energy_ev_per_atom"] == pytest.approx(0.125)
+    assert row["unreliable_hull_pct"] == 0
+    marked = frame.assign(unreliable=["no_competing_compound", "below_trusted_range", None, None, None])
+    on_no_hull = audit_row(SYSTEM, marked, SETTINGS, 5)
+    # What lies above a hull of elements alone lies above any other: still fooled.
+    assert (on_no_hull["fooled_pct"], on_no_hull["unreliable_hull_pct"]) == pytest.approx((20, 40))
     # ranks 1 2 4 3 and 4 1 3 2: 1 - 6 (9 + 1 + 1 + 1) / (4 * 15) = -0.2
     assert row["spearman_rho"] == pytest.approx(-0.2)
 

@@ -8,11 +8,19 @@ import pandas as pd
 import pytest
 from snakemake.iocontainers import InputFiles
 
-from hullseeker.result_tables import read_system
-from hullseeker.tables import TableError, write_table
+from hullseeker.metrics.intervals import ratio_interval
+from hullseeker.metrics.stability import ORDER, row_of_system
+from hullseeker.report.result_tables import some_lack_a_prompt
+from hullseeker.tables.parquet import TableError, write_table
+from hullseeker.tables.results import read_system
 from make_ledger import ledger_rows
-from make_table1 import ORDER, WITH_INTERVAL, main, ratio_interval, row_of_system
+from make_table1 import main
 
+WITHOUT_INTERVAL = {
+    *("e_hull_std_ev_per_atom", "e_hull_median_ev_per_atom", "n_relaxed", "e_hull_q25_ev_per_atom"),
+    *("e_hull_q75_ev_per_atom", "e_hull_as_generated_median_ev_per_atom", "n_prompted"),
+}
+WITH_INTERVAL = [name for name in ORDER if name not in WITHOUT_INTERVAL]
 SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 1000}
 SYSTEM = {"system": "sft", "label": "Qwen2.5 SFT"}
 CELL = {
@@ -34,8 +42,8 @@ ROWS = [
 ]
 
 
-def write_system(folder, rows):
-    """Write the tables of one system; return their paths by schema name."""
+def write_system(folder, rows, marks=None):
+    """Write the tables of one system, `marks` in `unreliable` by row; return their paths by schema name."""
     tables = {name: [] for name in ("samples", "relaxed", "hull", "matches", "novelty", "fingerprints")}
     for i, (prompt, formula, relaxation, e_hull, matched, rmsd_norm, rmsd_ang) in enumerate(rows):
         key, cell = {"structure_id": f"sft-{i:06d}"}, CELL if formula else {}
@@ -51,7 +59,7 @@ def write_system(folder, rows):
         hull = "no_reference" if relaxation == "ok" and e_hull is None else relaxation
         generated = None if e_hull is None else e_hull + 0.03
         e_hulls = {"e_above_hull_ev_per_atom": e_hull, "generated_e_above_hull_ev_per_atom": generated}
-        tables["hull"].append(key | outcome | {"status": hull, **e_hulls})
+        tables["hull"].append(key | outcome | {"status": hull, **e_hulls, "unreliable": (marks or {}).get(i)})
         tables["matches"].append(key | outcome | {"matched": matched, "rmsd_norm": rmsd_norm, "rmsd_ang": rmsd_ang})
         tables["novelty"].append(key | {"status": "ok" if formula else "not_attempted"})
         tables["fingerprints"].append(key | {"status": "ok" if formula else "not_attempted", "content_key": "c"})
@@ -60,8 +68,8 @@ def write_system(folder, rows):
     return {name: folder / f"{name}.parquet" for name in tables}
 
 
-def row_of(folder, rows, seed=1):
-    paths = write_system(folder, rows)
+def row_of(folder, rows, seed=1, marks=None):
+    paths = write_system(folder, rows, marks)
     frames = read_system(**{name: paths[name] for name in ("samples", "relaxed", "hull", "matches")})
     return row_of_system(SYSTEM, frames, SETTINGS, seed)
 
@@ -86,8 +94,20 @@ def test_denominators(tmp_path):
     # before relaxation, 0.03 higher each: 0.08 and as prompted, 0.28, 0.01 and not as prompted
     assert row["stability_rate_as_generated_pct"] == pytest.approx(100 * 1 / 8)
     assert row["e_hull_as_generated_median_ev_per_atom"] == pytest.approx(0.08)
-    for name in WITH_INTERVAL:
+    assert [row[f"unreliable_hull_pct{end}"] for end in ("", "_ci_low", "_ci_high")] == [0, 0, 0]
+    for name in WITH_INTERVAL[:-1]:
         assert row[f"{name}_ci_low"] < row[name] < row[f"{name}_ci_high"]
+
+
+def test_a_sample_on_an_unreliable_hull_is_stable_in_no_rate(tmp_path):
+    """Of the two stable ones the first is marked, as it would be on a hull of elements alone; its E_hull stays."""
+    row = row_of(tmp_path, ROWS, marks={0: "no_competing_compound", 1: "below_trusted_range"})
+    assert row["stability_rate_pct"] == pytest.approx(100 * 1 / 4)
+    assert row["stability_rate_all_pct"] == pytest.approx(100 * 1 / 8)
+    assert row["stability_rate_prompted_pct"] == row["stability_rate_as_generated_pct"] == 0
+    assert row["unreliable_hull_pct"] == pytest.approx(100 * 2 / 8)
+    assert row["unreliable_hull_pct_ci_low"] < 25 < row["unreliable_hull_pct_ci_high"]
+    assert row["e_hull_mean_ev_per_atom"] == pytest.approx(0.28 / 3)
 
 
 def test_columns_and_order(tmp_path):
@@ -109,8 +129,8 @@ def test_threshold_is_strict(tmp_path):
 
 def test_system_without_samples(tmp_path):
     row = row_of(tmp_path, [])
-    assert (row["n_samples"], row["n_relaxed"]) == (0, 0)
-    assert all(math.isnan(row[name]) for name in row if name not in ("system", "label", "n_samples", "n_relaxed"))
+    assert (row["n_samples"], row["n_relaxed"], row["n_prompted"]) == (0, 0, 0)
+    assert all(math.isnan(row[name]) for name in row if not name.startswith("n_") and name not in ("system", "label"))
 
 
 def test_system_where_all_failed(tmp_path):
@@ -126,6 +146,21 @@ def test_no_prompts_no_prompted_rates(tmp_path):
     for name in ("formula_match_pct", "stability_rate_prompted_pct", "stability_rate_as_generated_pct"):
         assert all(math.isnan(row[n]) for n in (name, f"{name}_ci_low", f"{name}_ci_high"))
     assert row["stability_rate_all_pct"] == pytest.approx(25)
+
+
+def test_a_sample_without_prompt_is_in_no_rate_of_prompts(tmp_path):
+    """One missing prompt of eight must not empty the rates of the other seven."""
+    rows = [(None, *rest) if i == 1 else (prompt, *rest) for i, (prompt, *rest) in enumerate(ROWS)]
+    row = row_of(tmp_path, rows)
+    assert (row["n_samples"], row["n_prompted"]) == (8, 7)
+    assert row["formula_match_pct"] == pytest.approx(100 * 4 / 7)
+    assert row["stability_rate_prompted_pct"] == pytest.approx(100 * 1 / 7)
+    assert row["stability_rate_all_pct"] == pytest.approx(100 * 2 / 8)
+    assert row["parse_rate_pct"] == pytest.approx(100 * 6 / 8)
+    assert some_lack_a_prompt(pd.DataFrame([row]))
+    for prompts in ([None] * 8, ["NaCl"] * 8):
+        row = row_of(tmp_path, [(prompt, *rest) for prompt, (_, *rest) in zip(prompts, ROWS, strict=True)])
+        assert not some_lack_a_prompt(pd.DataFrame([row]))
 
 
 def test_ratio_interval_against_the_delta_method():

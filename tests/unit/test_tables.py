@@ -9,15 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hullseeker.tables import (
-    TableError,
-    check_children,
-    merge_tables,
-    read_table,
-    replacing,
-    replacing_folder,
-    write_table,
-)
+from hullseeker.runtime.atomic_writes import replacing, replacing_folder
+from hullseeker.tables.parquet import TableError, check_children, merge_tables, read_table, write_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +36,7 @@ def test_round_trip_sorts_and_keeps_provenance(tmp_path):
         ([sample(0, status="fine")], "unknown status"),
         ([sample(0, status=None)], "must have none"),
         ([sample(0, colour="red")], "colour"),
-        ([sample(0, n_tokens="many")], "does not fit"),
+        ([sample(0, n_tokens="many")], "column n_tokens, row s-000: .many. is not int32"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(tmp_path, rows, message):
@@ -117,7 +110,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
 
 
 LARGE_TABLE = (
-    "import random, sys; from hullseeker.tables import write_table; r = random.Random(0)\n"
+    "import random, sys; from hullseeker.tables.parquet import write_table; r = random.Random(0)\n"
     "rows = [{'structure_id': f's-{i:06d}', 'status': 'ok', 'system': 's', 'text': str(r.random())}"
     " for i in range(20000)]\n"
     "write_table(sys.argv[1], rows, 'samples')\n"

@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from hullseeker.settings_that_fit import BEGIN, END, markdown, qwen_7b
-from hullseeker.training_estimate import (
+from hullseeker.language_model.settings_that_fit import BEGIN, END, markdown, qwen_7b
+from hullseeker.language_model.training_estimate import (
     DEVICES,
     Plan,
     layer_activation_bytes,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pymatgen.core import Composition, Element, Lattice, Structure
 from smact.screening import smact_validity
 
-from hullseeker.structures import from_structure
-from hullseeker.validity import composition_valid, structure_valid_cdvae, structure_valid_paper
+from hullseeker.metrics.validity import composition_valid, structure_valid_cdvae, structure_valid_paper
+from hullseeker.tables.structures import from_structure
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,8 +22,8 @@ from hullseeker.cdvae.periodic_graph import (
     possible_pairs,
     triplets,
 )
-from hullseeker.logs import progress
-from hullseeker.structures import to_structure
+from hullseeker.runtime.logs import progress
+from hullseeker.tables.structures import to_structure
 
 # Classes of the element heads, atomic numbers from 1; Xie et al. 2021.
 MAX_ATOMIC_NUMBER = 100
@@ -149,7 +149,7 @@ def bonds_of_crystals(
         return [_crystal_nn_bonds(c, cutoff_ang, max_neighbours) for c in progress(crystals, "CrystalNN")]
     if graph != "radius":
         raise ValueError(f"cdvae.graph is {graph!r}; choose radius or crystal_nn")
-    found = []
+    found: list[Bonds | str] = []
     for start in range(0, len(crystals), _CRYSTALS_AT_ONCE):
         batch = collate(crystals[start : start + _CRYSTALS_AT_ONCE])
         pairs = possible_pairs(batch.lattice, batch.n_atoms, cutoff_ang)

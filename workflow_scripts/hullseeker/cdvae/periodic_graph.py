@@ -192,5 +192,5 @@ def crystal_nn_bonds(structure, cutoff_ang: float, max_neighbours: int) -> Bonds
     vector = torch.tensor(np.array(vectors, dtype=float)).reshape(-1, 3)
     weight = smooth_step(vector.norm(dim=-1) / cutoff_ang)
     image = torch.tensor(images, dtype=torch.long).reshape(-1, 3)
-    ends = (torch.tensor(numbers, dtype=torch.long) for numbers in (receivers, senders))
-    return Bonds(*ends, vector, weight, image)
+    receiver, sender = (torch.tensor(numbers, dtype=torch.long) for numbers in (receivers, senders))
+    return Bonds(receiver, sender, vector, weight, image)

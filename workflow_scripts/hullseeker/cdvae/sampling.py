@@ -67,8 +67,10 @@ def draw_crystals(
     lengths, angles = model.cell_of(z, torch.tensor(chosen, device=device))
     lattice = lattice_matrix(lengths, angles)
     problems = [
-        cell_problem(*cell, n, model.bounds)
-        for *cell, n in zip(lengths.tolist(), angles.tolist(), volume_ang3(lattice).tolist(), chosen, strict=True)
+        cell_problem(lengths_ang, angles_deg, volume, n, model.bounds)
+        for lengths_ang, angles_deg, volume, n in zip(
+            lengths.tolist(), angles.tolist(), volume_ang3(lattice).tolist(), chosen, strict=True
+        )
     ]
     outcomes = [Drawn(error=problem) for problem in problems]
     sound = [i for i, problem in enumerate(problems) if problem is None]

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from hullseeker.cdvae.model import Cdvae
-from hullseeker.tables import replacing
+from hullseeker.runtime.atomic_writes import replacing
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from hullseeker.cdvae.data import Batch, Prepared, lattice_scale
 from hullseeker.cdvae.model import TERMS, Cdvae, Draws
-from hullseeker.provenance import seed_for
-from hullseeker.tables import replacing
+from hullseeker.runtime.atomic_writes import replacing
+from hullseeker.runtime.provenance import seed_for
 
 VALIDATED = ("coordinates", "types")
 # Noisy crystals that a validation looks at, at least.
@@ -72,11 +72,14 @@ class Training:
             min_lr=self.how["min_learning_rate"],
         )
         self.state = State()
-        self.best_weights = self._weights()
+        self.best_weights = self.first_weights = self._weights()
         self.resumed = self._resume()
 
     def run(self, on_epoch: Callable[[dict], None] = lambda _: None) -> Cdvae:
-        """Train to the last epoch; return the model with the weights of the best validation loss, ready to sample."""
+        """Train to the last epoch; return the model with the weights of the best validation loss, ready to sample.
+
+        Raises RuntimeError where they are those that it started with.
+        """
         while self.state.epoch < self.how["n_epochs"]:
             self.state.epoch += 1
             entry = self._epoch()
@@ -88,8 +91,24 @@ class Training:
             if self.state.epoch % self.how["save_every_epochs"] == 0 or self.state.epoch == self.how["n_epochs"]:
                 self._save()
             on_epoch(entry)
+        if not self.weight_change() > 0:
+            raise RuntimeError(
+                f"after {self.state.step} steps the weights of the best epoch, {self.state.best_epoch}, are those "
+                "from the start; no epoch had a finite loss, or there are no crystals to train on"
+            )
         self.model.load_state_dict(self.best_weights)
         return self.model.eval()
+
+    def weight_change(self) -> float:
+        """Return the norm of the change of all weights from the start over the norm of all weights."""
+        named = {name for name, _ in self.model.named_parameters()}
+        squares = [
+            ((self.best_weights[name] - first).double().square().sum().item(), first.double().square().sum().item())
+            for name, first in self.first_weights.items()
+            if name in named
+        ]
+        changes, norms = map(sum, zip(*squares, strict=True))
+        return math.sqrt(changes / norms)
 
     def _epoch(self) -> dict:
         epoch, n_levels = self.state.epoch, self.settings["noise"]["n_levels"]

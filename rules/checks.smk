@@ -1,0 +1,208 @@
+# What is asked before the first job of a run, and by `snakemake preflight` before anything is queued.
+import sys
+
+from hullseeker.data.checks import short_of_prompts, too_many_refused
+from hullseeker.potentials.registry import sources_of_env
+from hullseeker.workflow.patches import (
+    heed_sigterm_in_a_thread,
+    keep_retries_at_checkpoints,
+    mend_status_queries,
+)
+from hullseeker.workflow.preflight import (
+    missing_base_model,
+    missing_conda,
+    missing_data,
+    missing_pins,
+    missing_space,
+    missing_weights,
+    other_gguf,
+    refused_key,
+    space_needed_gb,
+    unbuilt,
+)
+from hullseeker.workflow.readiness import (
+    RULES_OF_DEVICE,
+    missing_access,
+    missing_gpus,
+    missing_packages,
+    missing_training_packages,
+    rules_to_come,
+)
+from hullseeker.workflow.slurm import (
+    jobs_of_an_earlier_run,
+    missing_commands,
+    missing_status,
+    spaces_in_the_way,
+    status_command,
+    unwritable,
+)
+from hullseeker.workflow.slurm_requests import refused_requests
+from snakemake.iocontainers import Wildcards
+from snakemake.scheduling.job_scheduler import JobScheduler
+from snakemake.settings.types import DeploymentMethod
+
+heed_sigterm_in_a_thread(JobScheduler)
+keep_retries_at_checkpoints(JobScheduler)
+
+
+def rules_of_experiment():
+    """The rules with work to do, without those that make the embedded resources."""
+    return [
+        found
+        for found in workflow.rules
+        if found.script and not str(found.snakefile).endswith("rules/embedded.smk")
+    ]
+
+
+def envs_of_rule(found):
+    """The environment files of a rule, each with the modules that only a table names; more than one by its wildcards."""
+    env = found.conda_env
+    if env is evaluator_env:
+        return [
+            (env({"evaluator": name}), sources_of(one["potential"], one["engine"]))
+            for name, one in EVALUATORS.items()
+        ]
+    # A reward may be of every potential that runs beside CHGNet.
+    of_rewards = sources_of_env("potentials.yaml")
+    if callable(env):
+        return [
+            (env(Wildcards(fromdict={"stages": chain})), of_rewards)
+            for chain in HULLS_OF_REWARD
+        ]
+    return [(env, of_rewards if Path(str(env)).name == "potentials.yaml" else [])]
+
+
+def env_files_of_experiment():
+    """The environment files of all these rules."""
+    names = {
+        Path(str(env)).name
+        for found in rules_of_experiment()
+        for env, _ in envs_of_rule(found)
+    }
+    return [Path(workflow.basedir) / "envs" / name for name in sorted(names)]
+
+
+def missing_before_a_run(in_own_env):
+    """What is missing of all that the experiment will need, one line each."""
+    problems, envs = [], env_files_of_experiment()
+    conda_prefix = workflow.deployment_settings.conda_prefix or ".snakemake/conda"
+    if SOURCE == "materials_project":
+        problems += missing_data(config, [MATERIALS, *PHASES])
+    if SYSTEMS_OF_KIND["language_model"] and not PREPARED_MODEL:
+        problems += missing_base_model(BASE_MODEL)
+    for settings in EVALUATORS.values():
+        problems += missing_access(settings)
+        if workflow.local_exec:
+            names = [found.name for found in rules_of_experiment()]
+            problems += missing_gpus({**config, "relax": settings}, names)
+    if in_own_env:
+        problems += missing_conda()
+        envs_to_build = unbuilt(envs, conda_prefix)
+    else:
+        problems += missing_pins(envs) + missing_weights(["chgnet", "sevenn"])
+        envs_to_build = []
+    # What will be there: a row of the tables for each replicate, and the model that is loaded.
+    as_run = {**config, "systems": SYSTEM_SETTINGS, "base_model": LOADED_MODEL}
+    needed = space_needed_gb(as_run, len(STAGE_CHAINS), envs_to_build, conda_prefix)
+    return problems + unwritable(needed) + missing_space(needed)
+
+
+def requests_of(names):
+    """What rules without wildcards in their resources ask of a cluster at their first attempt."""
+    return {
+        name: workflow.get_rule(name).expand_resources(Wildcards(), [], 1)
+        for name in names
+    }
+
+
+def requests_of_experiment():
+    """What the rules ask of a cluster at their first attempt; of the trainings by GRPO, the one with most processes."""
+    largest = max(
+        HULLS_OF_REWARD,
+        key=lambda chain: threads_of_training(GRPO_SETTINGS[chain]),
+        default="",
+    )
+    wildcards = Wildcards(fromdict={"stages": largest})
+    return {
+        found.name: found.expand_resources(wildcards, [], 1)
+        for found in rules_of_experiment()
+        if largest or found.name != "train_grpo"
+    }
+
+
+def checked_before(rules_to_run):
+    """Why what an earlier run has let pass would not pass now; what is checked again in this run says so itself."""
+    problems = []
+    if "check_prompts" not in rules_to_run:
+        for path in CHECKED_PROMPTS:
+            problems += short_of_prompts(path, PROMPTS_PER_STEP)
+    if "check_refused" not in rules_to_run:
+        for path in CHECKED_REFUSALS:
+            problems += too_many_refused(path, config["data"]["max_refused_share"])
+    return problems
+
+
+onstart:
+    # What only some rules need is asked for where they will run: figures need no evaluator. Of a cluster, Slurm is asked.
+    jobs = list(workflow.dag.needrun_jobs())
+    rules_to_run = {job.rule.name for job in jobs}
+    behind_checkpoints = rules_to_come(rules_to_run)
+    rules_to_run |= behind_checkpoints
+    relaxes = not rules_to_run.isdisjoint(RULES_OF_DEVICE["relax.device"])
+    in_own_env = workflow.deployment_settings.deployment_method & {
+        DeploymentMethod.CONDA,
+        DeploymentMethod.APPTAINER,
+    }
+    problems = spaces_in_the_way(
+        sys.executable, Path.cwd(), workflow.non_local_exec
+    )
+    problems += unwritable([RESULTS, CACHE, LOGS, BENCHMARKS])
+    for settings in EVALUATORS.values():
+        if workflow.local_exec:
+            problems += missing_gpus({**config, "relax": settings}, rules_to_run)
+        if relaxes:
+            problems += missing_access(settings)
+        if relaxes and not in_own_env:
+            problems += missing_packages(settings)
+    problems += checked_before(rules_to_run)
+    if not rules_to_run.isdisjoint(("extract_phases", "extract_materials")):
+        endpoint = config["data"]["materials_project"]["endpoint"]
+        problems += refused_key(endpoint, must_answer=False)
+    # What starts from the base model itself; a trained model is a file of the workflow.
+    from_hub = [
+        job
+        for job in jobs
+        if job.rule.name in RULES_OF_DEVICE["base_model.device"]
+        and not job.input.get("model", [])
+    ]
+    if from_hub:
+        problems += missing_base_model(BASE_MODEL, must_answer=workflow.local_exec)
+    if "prepare_base_model" in rules_to_run and Path(BASE_MODEL).is_file():
+        wanted = config["base_model"]["gguf_sha256"]
+        problems += other_gguf(BASE_MODEL, content(BASE_MODEL), wanted)
+    if not in_own_env:
+        grpo = [GRPO_SETTINGS[chain] for chain in HULLS_OF_REWARD]
+        problems += missing_training_packages(config, grpo, rules_to_run)
+    requests = requests_of(behind_checkpoints)
+    requests |= {job.rule.name: job.resources for job in jobs if not job.is_local}
+    asked_before_a_run = "preflight" in rules_to_run
+    if asked_before_a_run:
+        problems += missing_before_a_run(in_own_env)
+        requests = requests_of_experiment()
+    if (
+        type(workflow.executor_settings).__module__
+        == "snakemake_executor_plugin_slurm"
+    ):
+        mend_status_queries(
+            sys.modules["snakemake_executor_plugin_slurm"], status_command()
+        )
+        problems += missing_commands() or [
+            *jobs_of_an_earlier_run(Path.cwd()),
+            *missing_status(),
+            *refused_requests(requests),
+        ]
+    if problems:
+        # Of any other exception Snakemake would print this file and line last.
+        raise SystemExit(without_secrets("\n".join(dict.fromkeys(problems))))
+    if asked_before_a_run:
+        print("preflight: nothing that this run needs is missing", file=sys.stderr)

@@ -1,0 +1,149 @@
+# How the embedded resources are made. They ship with the repository, so these rules run only when asked for:
+#   snakemake make_resources --cores all --configfile experiments/demo.yaml
+import yaml
+
+EMBEDDED_SETTINGS = yaml.safe_load(
+    (Path(workflow.basedir) / "rules" / "embedded.yaml").read_text()
+)
+BUILT = "results/resources"
+N_RESOURCE_SHARDS = 64
+N_SCREEN_SHARDS = 8
+RESOURCE_RELAX = {
+    **EVALUATORS[EVALUATOR],
+    "max_steps": EMBEDDED_SETTINGS["relax_max_steps"],
+    "n_shards": N_RESOURCE_SHARDS,
+}
+
+
+rule make_resources:
+    input:
+        f"{BUILT}/demo_materials.parquet",
+        f"{BUILT}/elemental_phases.parquet",
+        f"{BUILT}/base_model",
+
+
+checkpoint decorate_prototypes:
+    output:
+        f"{BUILT}/candidates.parquet",
+    log:
+        "logs/resources/decorate_prototypes.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings=EMBEDDED_SETTINGS["decorate"],
+        seed=lookup("seed", within=config),
+        code=code("decorate_prototypes.py"),
+    script:
+        "../workflow_scripts/decorate_prototypes.py"
+
+
+use rule relax_structures as relax_candidates with:
+    input:
+        structures=f"{BUILT}/candidates.parquet",
+    output:
+        relaxed=temp(f"{BUILT}/relaxed/{{system}}-{{shard}}.parquet"),
+    log:
+        "logs/resources/relax_{system}-{shard}.log",
+    benchmark:
+        "benchmarks/resources/relax_{system}-{shard}.tsv"
+    wildcard_constraints:
+        system="candidates",
+    params:
+        settings=RESOURCE_RELAX,
+        n_shards=candidates_shards,
+        schema="candidates",
+        code=code("relax_structures.py", "candidates"),
+
+
+# What the first draw of decorations leaves: which formulas there are, not yet which structure each has.
+checkpoint select_first_materials:
+    input:
+        candidates=f"{BUILT}/candidates.parquet",
+        relaxed=relaxed_candidates,
+        elements=f"{BUILT}/elemental_phases.parquet",
+    output:
+        materials=f"{BUILT}/first/materials.parquet",
+        phases=f"{BUILT}/first/phases.parquet",
+    log:
+        "logs/resources/select_first_materials.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings=EMBEDDED_SETTINGS,
+        code=code("select_demo_materials.py"),
+    script:
+        "../workflow_scripts/select_demo_materials.py"
+
+
+rule screen_prototypes:
+    input:
+        materials=f"{BUILT}/first/materials.parquet",
+    output:
+        screened=temp(f"{BUILT}/screened/{{shard}}.parquet"),
+        relaxed=temp(f"{BUILT}/relaxed/screened-{{shard}}.parquet"),
+    log:
+        "logs/resources/screen_prototypes-{shard}.log",
+    conda:
+        evaluator_env
+    params:
+        settings=EMBEDDED_SETTINGS["screen"],
+        relax=RESOURCE_RELAX,
+        n_shards=screened_shards,
+        code=lambda wc: [code("screen_prototypes.py"), *evaluator_code(wc)],
+    script:
+        "../workflow_scripts/screen_prototypes.py"
+
+
+rule find_elemental_phases:
+    output:
+        f"{BUILT}/elemental_phases.parquet",
+    log:
+        "logs/resources/find_elemental_phases.log",
+    conda:
+        evaluator_env
+    params:
+        relax=RESOURCE_RELAX,
+        settings=EMBEDDED_SETTINGS["elements"],
+        code=code("find_elemental_phases.py"),
+    script:
+        "../workflow_scripts/find_elemental_phases.py"
+
+
+rule select_demo_materials:
+    input:
+        candidates=f"{BUILT}/candidates.parquet",
+        screened=screened(f"{BUILT}/screened/{{shard}}.parquet"),
+        relaxed=relaxed_candidates,
+        relaxed_screened=screened(f"{BUILT}/relaxed/screened-{{shard}}.parquet"),
+        elements=f"{BUILT}/elemental_phases.parquet",
+    output:
+        materials=f"{BUILT}/demo_materials.parquet",
+        phases=f"{BUILT}/demo_phases.parquet",
+    log:
+        "logs/resources/select_demo_materials.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings=EMBEDDED_SETTINGS,
+        code=code("select_demo_materials.py"),
+    script:
+        "../workflow_scripts/select_demo_materials.py"
+
+
+rule train_base_model:
+    input:
+        prompt=ancient("resources/prompt.txt"),
+    output:
+        model=directory(f"{BUILT}/base_model"),
+    log:
+        "logs/resources/train_base_model.log",
+    conda:
+        "../envs/language_model.yaml"
+    params:
+        settings=EMBEDDED_SETTINGS["base_model"],
+        crystal_text=lookup("crystal_text", within=config),
+        seed=lookup("seed", within=config),
+        scratch=f"{BUILT}/base_model_scratch",
+        code=code("train_base_model.py"),
+    script:
+        "../workflow_scripts/train_base_model.py"

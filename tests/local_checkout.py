@@ -1,0 +1,84 @@
+"""A copy of the repository, Snakemake in it on this machine, and what its results hold."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from fault_plan import FaultPlan
+from hullseeker.tables.parquet import read_table
+
+ROOT = Path(__file__).parents[1]
+LOCAL = [sys.executable, "-m", "snakemake", "--cores", "2"]
+
+
+def tracked_files() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode == 0:
+        return listed.stdout.split("\n")[:-1]
+    skipped = {".venv", ".snakemake", "results", "logs", "benchmarks", ".git"}
+    return [
+        str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file() and p.relative_to(ROOT).parts[0] not in skipped
+    ]
+
+
+def copy_repository(folder: Path) -> Path:
+    """Copy the working tree's files, without what git ignores, to a new folder."""
+    for name in tracked_files():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def start(folder: Path, command: list[str], faults: FaultPlan | None = None) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=faults.environment(environment) if faults else environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def snakemake(
+    folder: Path, *words: str, overlays: tuple[str, ...] = (), faults: FaultPlan | None = None
+) -> subprocess.Popen:
+    return start(folder, [*LOCAL, *words, "--configfile", "experiments/test.yaml", *overlays], faults)
+
+
+def finished(process: subprocess.Popen) -> str:
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-6000:]
+    return output
+
+
+def run(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> str:
+    return finished(snakemake(folder, *words, overlays=overlays))
+
+
+def killed(folder: Path, faults: FaultPlan, *words: str, overlays: tuple[str, ...] = ()) -> str:
+    """Run until a fault has killed Snakemake with all its jobs, and unlock the folder."""
+    process = snakemake(folder, *words, overlays=overlays, faults=faults)
+    output, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output[-6000:]
+    run(folder, "--unlock")
+    return output
+
+
+def table(checkout: Path, name: str, schema: str) -> list[dict]:
+    return read_table(checkout / "results" / "test" / f"{name}.parquet", schema).to_pylist()
+
+
+def planned_jobs(dry_run: str) -> set[str]:
+    """The names of the rules that a dry run would run."""
+    lines = dry_run.split("Job stats:")[1].split("total")[0].splitlines()[3:]
+    return {line.split()[0] for line in lines if line.strip()}

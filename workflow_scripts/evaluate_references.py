@@ -1,0 +1,39 @@
+"""The reward potential's energies of what the audit compares with, once for all systems: elements, known crystals."""
+
+import time
+
+import torch
+
+from hullseeker.metrics.audit_references import elemental_phases, known_crystals, reference_rows
+from hullseeker.potentials.evaluation import energies_once
+from hullseeker.runtime.logs import close_with_counts, logging_to
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.parquet import read_table, write_table
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    torch.set_num_threads(snakemake.threads)
+    settings, inputs = dict(snakemake.params.settings), snakemake.input
+    with logging_to(snakemake.log[0], "evaluate_references") as log:
+        formulas, elements, paths = set(), set(), list(inputs.samples)
+        for path in paths:
+            samples = read_table(path, "samples")
+            formulas |= set(samples.column("formula").to_pylist()) - {None}
+            elements |= {z for numbers in samples.column("atomic_numbers").to_pylist() for z in numbers or []}
+        chosen = {
+            "elemental": elemental_phases(read_table(inputs.phases, "materials").to_pylist(), elements),
+            "known": known_crystals(read_table(inputs.materials, "materials").to_pylist(), formulas),
+        }
+        rows = [row for some in chosen.values() for row in some]
+        energies = energies_once(settings, rows, snakemake.params.cache_dir, log)
+        n = len(chosen["elemental"])
+        found = reference_rows("elemental", rows[:n], energies[:n]) + reference_rows("known", rows[n:], energies[n:])
+        run = describe_run(settings, [*paths, inputs.phases, inputs.materials])
+        found.sort(key=lambda row: (row["kind"], row["formula"]))
+        write_table(snakemake.output[0], found, "audit_references", run)
+        close_with_counts(log, (row["status"] for row in found), time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,1 @@
+"""The numbers of Tables 1 and 2: hull, stability, validity, matching, fingerprints, intervals."""

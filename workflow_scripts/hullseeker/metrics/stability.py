@@ -1,0 +1,136 @@
+"""Table 1: the stability of a system's samples, each number with the count behind it and its 95% bootstrap interval.
+
+Needs: numpy, pandas, pymatgen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from pymatgen.core import Composition
+
+from hullseeker.metrics.intervals import ratio_interval
+from hullseeker.metrics.summaries import median
+from hullseeker.metrics.verdict import is_stable, is_unreliable
+from hullseeker.runtime.provenance import seed_for
+
+QUARTILES = {"e_hull_q25_ev_per_atom": 0.25, "e_hull_q75_ev_per_atom": 0.75}
+# The columns of the CSV, each followed by its interval where `ratios_of_system` has it.
+ORDER = (
+    "e_hull_mean_ev_per_atom",
+    "e_hull_std_ev_per_atom",
+    "e_hull_median_ev_per_atom",
+    "stability_rate_pct",
+    "stability_rate_all_pct",
+    "stability_rate_prompted_pct",
+    "parse_rate_pct",
+    "formula_match_pct",
+    "match_rate_pct",
+    "rmsd_ang",
+    "rmsd_norm",
+    "n_relaxed",
+    *QUARTILES,
+    "stability_rate_as_generated_pct",
+    "e_hull_as_generated_median_ev_per_atom",
+    "unreliable_hull_pct",
+    "n_prompted",
+)
+
+
+@cache
+def reduced(formula: str) -> str:
+    """Return the reduced formula of a prompt, which may ask for a whole cell."""
+    return Composition(formula).reduced_formula
+
+
+def ratios_of_answers(samples: pd.DataFrame) -> dict[str, tuple]:
+    """Return (numerator, denominator), one value per sample drawn, of the rates that need no relaxation.
+
+    A sample without a prompt can neither obey nor disobey one: it is in no denominator of the formula.
+    """
+    drawn, prompts = np.ones(len(samples)), samples["prompt_formula"]
+    has_prompt = prompts.notna().to_numpy(float)
+    obeys = (samples["formula"] == prompts.map(reduced, na_action="ignore")).to_numpy(float) * has_prompt
+    return {
+        "parse_rate_pct": (100 * (samples["status"] == "ok").to_numpy(float), drawn),
+        "formula_match_pct": (100 * obeys, has_prompt),
+    }
+
+
+def value_and_interval(
+    name: str, ratio: tuple[np.ndarray, np.ndarray], system: str, settings: Mapping, seed: int
+) -> dict[str, float]:
+    """Return Σ numerator / Σ denominator and its interval under the column's names; NaN where nothing bears on it."""
+    numerator, denominator = ratio
+    value = float(np.sort(numerator).sum() / denominator.sum()) if denominator.sum() > 0 else float("nan")
+    own_seed = seed_for(seed, "make_table1", system, name)
+    low, high = ratio_interval(numerator, denominator, own_seed, settings["n_bootstrap"])
+    return {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
+
+
+def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_atom: float) -> dict[str, tuple]:
+    """Return (numerator, denominator), one value per sample drawn, of every number that has an interval.
+
+    `frames` as `results.read_system` gives them: samples, relaxed, hull, matches.
+    """
+    samples, hull, matches = frames["samples"], frames["hull"], frames["matches"]
+    drawn = np.ones(len(samples))
+    relaxed = (frames["relaxed"]["status"] == "ok").to_numpy(float)
+    e_hull = hull["e_above_hull_ev_per_atom"].to_numpy(float)
+    stable = relaxed * is_stable(hull, stable_below_ev_per_atom)
+    as_generated = "generated_e_above_hull_ev_per_atom"
+    stable_as_generated = relaxed * is_stable(hull, stable_below_ev_per_atom, as_generated)
+    matched = relaxed * matches["matched"].eq(True).to_numpy(float)
+    answers = ratios_of_answers(samples)
+    prompted, has_prompt = answers["formula_match_pct"][0] / 100, answers["formula_match_pct"][1]
+
+    def mean_of(values: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        known = among * ~np.isnan(values)
+        return np.where(known > 0, values, 0.0), known
+
+    return {
+        "e_hull_mean_ev_per_atom": mean_of(e_hull, relaxed),
+        "stability_rate_pct": (100 * stable, relaxed),
+        "stability_rate_all_pct": (100 * stable, drawn),
+        "stability_rate_prompted_pct": (100 * stable * prompted, has_prompt),
+        **answers,
+        "match_rate_pct": (100 * matched, relaxed),
+        "rmsd_ang": mean_of(matches["rmsd_ang"].to_numpy(float), matched),
+        "rmsd_norm": mean_of(matches["rmsd_norm"].to_numpy(float), matched),
+        "stability_rate_as_generated_pct": (100 * stable_as_generated * prompted, has_prompt),
+        "unreliable_hull_pct": (100.0 * is_unreliable(hull), drawn),
+    }
+
+
+def row_of_system(system: Mapping[str, str], frames: Mapping[str, pd.DataFrame], settings: Mapping, seed: int) -> dict:
+    """Return one row of Table 1; NaN where no sample bears on a number; the deviation divides by n − 1."""
+    ratios = ratios_of_system(frames, settings["stable_below_ev_per_atom"])
+    e_hull, known = ratios["e_hull_mean_ev_per_atom"]
+    e_hull = np.sort(e_hull[known > 0])
+    as_generated = frames["hull"]["generated_e_above_hull_ev_per_atom"].dropna()
+    plain = {
+        "e_hull_std_ev_per_atom": float(np.std(e_hull, ddof=1)) if len(e_hull) > 1 else float("nan"),
+        "e_hull_median_ev_per_atom": median(e_hull),
+        "e_hull_as_generated_median_ev_per_atom": median(as_generated.to_numpy(float)),
+        "n_relaxed": int((frames["relaxed"]["status"] == "ok").sum()),
+        "n_prompted": int(frames["samples"]["prompt_formula"].notna().sum()),
+        **{name: float(np.quantile(e_hull, q)) if len(e_hull) else float("nan") for name, q in QUARTILES.items()},
+    }
+    row = {"system": system["system"], "label": system["label"], "n_samples": len(frames["samples"])}
+    for name in ORDER:
+        if name in plain:
+            row[name] = plain[name]
+            continue
+        row |= value_and_interval(name, ratios[name], system["system"], settings, seed)
+    return row
+
+
+def formula_match_row(system: Mapping[str, str], samples: pd.DataFrame, settings: Mapping, seed: int) -> dict:
+    """Return one row of the table: the two rates as Table 1 has them, with the same intervals."""
+    row = {"system": system["system"], "label": system["label"], "n_samples": len(samples)}
+    for name, ratio in ratios_of_answers(samples).items():
+        row |= value_and_interval(name, ratio, system["system"], settings, seed)
+    return row

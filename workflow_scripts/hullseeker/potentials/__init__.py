@@ -1,0 +1,1 @@
+"""Interatomic potentials: the interface, the registry, energy scales."""

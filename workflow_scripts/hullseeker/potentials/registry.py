@@ -1,0 +1,116 @@
+"""The potentials that the config may name, each in one place: what loads it, its models, scales and environments.
+
+Needs: the standard library. Loaders are named, not imported, so that every rule can read this table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class HubModels:
+    """A gated repository of the hub, the file of a model in it, and where the loader's package keeps it."""
+
+    repository: str
+    file: str
+    cache_variable: str
+    default_cache: str
+
+    def cache_folder(self) -> Path:
+        """Return the folder in which the loader's package keeps its downloads."""
+        return Path(os.environ.get(self.cache_variable) or Path(self.default_cache).expanduser())
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """One potential.
+
+    `loader` is module:class, called with model and device, and with the precision where there is a choice; `models` are
+    the names it knows; `package` is the one whose version decides what comes out; `other_scales` are those of models
+    that are not on `energy_scale`; `env` is a file in envs/.
+    """
+
+    loader: str
+    default_model: str
+    models: tuple[str, ...]
+    package: str
+    energy_scale: str
+    env: str
+    precisions: tuple[str, ...] = ("float32",)
+    engines: tuple[str, ...] = ("per_cell",)
+    other_scales: Mapping[str, str] = field(default_factory=dict)
+    # Of models that the Hugging Face hub hands out once a licence was accepted.
+    hub: HubModels | None = None
+
+    def scale_of_model(self, model: str | None) -> str:
+        """Return the energy scale of a model; a checkpoint of the user's own is taken to be on the potential's."""
+        return self.other_scales.get(model or self.default_model, self.energy_scale)
+
+
+# The keys of an evaluator's settings that say how it is loaded.
+SETTINGS_OF_LOADING = ("potential", "model", "device", "precision")
+
+# By the name in the config.
+EVALUATORS: dict[str, Evaluator] = {
+    "uma": Evaluator(
+        loader="hullseeker.potentials.uma:Uma",
+        default_model="uma-s-1p1",
+        # Those of the task omat; the fine-tunes to other functionals are not.
+        models=("uma-s-1p1", "uma-m-1p1", "uma-s-1p2", "uma-s-1p2p1"),
+        package="fairchem-core",
+        energy_scale="omat24",
+        env="uma.yaml",
+        precisions=("float32", "float64"),
+        engines=("per_cell", "torch_sim"),
+        hub=HubModels("facebook/UMA", "checkpoints/{model}.pt", "FAIRCHEM_CACHE_DIR", "~/.cache/fairchem"),
+    ),
+    "sevennet": Evaluator(
+        loader="hullseeker.potentials.sevennet:SevenNet",
+        default_model="7net-0",
+        # Those without a modality; 7net-omat alone is downloaded, the others ship in the wheel.
+        models=("7net-0", "7net-0_22may2024", "7net-l3i5", "7net-omat"),
+        package="sevenn",
+        energy_scale="mp_uncorrected",
+        env="potentials.yaml",
+        engines=("per_cell", "torch_sim"),
+        other_scales={"7net-omat": "omat24"},
+    ),
+    "chgnet": Evaluator(
+        loader="hullseeker.potentials.chgnet:Chgnet",
+        default_model="0.3.0",
+        models=("0.3.0", "0.2.0", "r2scan"),
+        package="chgnet",
+        energy_scale="mp_corrected",
+        env="potentials.yaml",
+        other_scales={"r2scan": "r2scan"},
+    ),
+}
+
+
+def name_in_rows(potential: str, model: str | None) -> str:
+    """Return the name that a potential gives itself in every row, without loading it: sevennet:7net-0."""
+    return f"{potential}:{model or EVALUATORS[potential].default_model}"
+
+
+def load_evaluator(potential: str, model: str | None, device: str, precision: str):
+    """Load a potential, its default model for None; this imports its package."""
+    evaluator = EVALUATORS[potential]
+    choices = {"precision": precision} if len(evaluator.precisions) > 1 else {}
+    return imported_by_name(evaluator.loader)(model or evaluator.default_model, device, **choices)
+
+
+def sources_of_env(env: str) -> list[str]:
+    """Return the modules, as paths in workflow_scripts, of the potentials that a file in envs/ has the packages of."""
+    loaders = [evaluator.loader for evaluator in EVALUATORS.values() if evaluator.env == env]
+    return [loader.split(":")[0].replace(".", "/") + ".py" for loader in loaders]
+
+
+def imported_by_name(name: str):
+    """Return what module:name names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

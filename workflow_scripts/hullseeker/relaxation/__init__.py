@@ -1,0 +1,1 @@
+"""Relaxation to a minimum: the minimiser, the engines, and how an end is judged."""

@@ -1,0 +1,322 @@
+"""Relaxation of cell and positions: many cells at once, one outcome for each.
+
+Needs: numpy, ase, spglib; a potential handed in.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import spglib
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.constraints import FixSymmetry
+from ase.filters import FrechetCellFilter
+from ase.neighborlist import primitive_neighbor_list
+from ase.optimize import BFGS, FIRE, LBFGS
+from ase.optimize.optimize import Optimizer
+from ase.spacegroup.symmetrize import refine_symmetry
+from ase.units import GPa
+
+from hullseeker.potentials.interface import Evaluation, Potential, refusal_of_elements
+from hullseeker.relaxation.spring_bfgs import SpringBfgs
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"bfgs": BFGS, "fire": FIRE, "lbfgs": LBFGS}
+OURS = "spring_bfgs"
+# Its Hessian is dense: beyond this many atoms L-BFGS is the cheaper way.
+_MOST_ATOMS_OF_OURS = 300
+# Overlapping atoms start with enormous forces and may still part in an orderly way within these steps.
+_STEPS_TO_CALM_DOWN = 10
+_ONE_SITE_ANG = 0.01
+
+
+@dataclass(frozen=True)
+class RelaxSettings:
+    """When a relaxation has converged and when it is given up; the keys of the config's `relax` section."""
+
+    optimizer: str
+    max_force_ev_per_ang: float
+    max_stress_gpa: float
+    max_steps: int
+    keep_symmetry: bool
+    symmetry_tolerance_ang: float
+    max_volume_ratio: float
+    min_distance_ang: float
+    energy_range_ev_per_atom: tuple[float, float]
+    explosion_force_ev_per_ang: float
+    max_neighbours: int
+    batch_atoms: int
+
+    @classmethod
+    def from_config(cls, relax: Mapping) -> RelaxSettings:
+        """Return the settings in a config's `relax` section."""
+        return cls(**{one.name: relax[one.name] for one in fields(cls)})
+
+    def __post_init__(self) -> None:
+        known = sorted([OURS, *OPTIMIZERS])
+        if self.optimizer not in known:
+            raise ValueError(f"relax.optimizer is {self.optimizer!r}; choose one of {known}")
+
+
+@dataclass
+class Relaxation:
+    """Outcome of one relaxation; `cell` and the numbers are None when it failed."""
+
+    status: str
+    error: str | None = None
+    cell: Atoms | None = None
+    energy_ev_per_atom: float | None = None
+    initial_energy_ev_per_atom: float | None = None
+    max_force_ev_per_ang: float | None = None
+    max_stress_gpa: float | None = None
+    n_steps: int = 0
+    wall_time_s: float = 0.0
+
+
+def space_group_number(atoms: Atoms, tolerance_ang: float) -> int | None:
+    """Return the number of the space group that spglib finds within a tolerance, None where it finds none."""
+    found = spglib.get_symmetry_dataset(
+        (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers), symprec=tolerance_ang
+    )
+    return None if found is None else int(found.number)
+
+
+def n_neighbours(atoms: Atoms, cutoff_ang: float) -> float:
+    """Return the expected number of pairs within the cut-off: atoms times the density's share of a sphere."""
+    volume = atoms.get_volume()
+    return len(atoms) ** 2 * (4 / 3 * math.pi * cutoff_ang**3) / volume if volume > 0 else math.inf
+
+
+def shortest_distance_ang(atoms: Atoms, within_ang: float) -> float:
+    """Return the shortest distance between two atoms, images included; infinite where none is within the range."""
+    distances = primitive_neighbor_list("d", atoms.pbc, atoms.cell.array, atoms.positions, within_ang)
+    return float(distances.min()) if len(distances) else math.inf
+
+
+def refusal_to_start(potential: Potential, atoms: Atoms, settings: RelaxSettings) -> Relaxation | None:
+    """Return the outcome of a cell that cannot be relaxed with this potential, None where it can be tried."""
+    if error := refusal_of_elements(potential, atoms.numbers):
+        return Relaxation("relax_failed", error)
+    pairs = n_neighbours(atoms, potential.cutoff_ang)
+    if pairs > settings.max_neighbours:
+        error = (
+            f"{len(atoms)} atoms in {atoms.get_volume():.3g} Å^3 have about {pairs:.3g} pairs within "
+            f"{potential.cutoff_ang:g} Å; relax.max_neighbours is {settings.max_neighbours}; raise it if memory allows"
+        )
+        return Relaxation("too_large", error)
+    if shortest_distance_ang(atoms, _ONE_SITE_ANG) < _ONE_SITE_ANG:
+        return Relaxation("atoms_collided", "two atoms are on one site, where forces have no direction")
+    return None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory did not suffice: Python's, or torch's on a CPU or a GPU."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
+
+
+def volume_exploded(ratio: float, settings: RelaxSettings) -> str | None:
+    """Return in words how far the volume has changed where that is too far."""
+    limit = settings.max_volume_ratio
+    if 1 / limit <= ratio <= limit:
+        return None
+    return f"the volume changed by a factor of {ratio:.3g}; the limit is {limit:g}"
+
+
+def judge(
+    run: Relaxation,
+    settings: RelaxSettings,
+    *,
+    energy_ev_per_atom: float,
+    max_force_ev_per_ang: float,
+    max_stress_gpa: float,
+    volume_ratio: float,
+    atoms: Callable[[], Atoms],
+) -> Relaxation | None:
+    """Note in `run` what its last evaluation said; return the outcome where the relaxation has ended, else None.
+
+    Ended: converged, out of steps, or gone where the potential's numbers mean nothing. `atoms` gives the present
+    geometry; it is asked for at the end alone.
+    """
+
+    def failed(status: str, error: str) -> Relaxation:
+        return Relaxation(status, error, n_steps=run.n_steps)
+
+    if exploded := volume_exploded(volume_ratio, settings):
+        return failed("volume_exploded", exploded)
+    run.energy_ev_per_atom = energy_ev_per_atom
+    if run.n_steps == 0:
+        run.initial_energy_ev_per_atom = energy_ev_per_atom
+    run.max_force_ev_per_ang, run.max_stress_gpa = max_force_ev_per_ang, max_stress_gpa
+    converged = max_force_ev_per_ang <= settings.max_force_ev_per_ang and max_stress_gpa <= settings.max_stress_gpa
+    calm = converged or run.n_steps >= _STEPS_TO_CALM_DOWN
+    low, high = settings.energy_range_ev_per_atom
+    if energy_ev_per_atom < low or (calm and energy_ev_per_atom > high):
+        return failed(
+            "energy_out_of_range",
+            f"the energy is {energy_ev_per_atom:.4g} eV/atom after {run.n_steps} steps; "
+            f"relax.energy_range_ev_per_atom is {low:g} to {high:g}",
+        )
+    if calm and max_force_ev_per_ang > settings.explosion_force_ev_per_ang:
+        return failed(
+            "forces_exploded",
+            f"the largest force is {max_force_ev_per_ang:.3g} eV/Å after {run.n_steps} steps; "
+            f"the limit is {settings.explosion_force_ev_per_ang:g}",
+        )
+    if converged:
+        distance = shortest_distance_ang(atoms(), settings.min_distance_ang) if settings.min_distance_ang else math.inf
+        if distance < settings.min_distance_ang:
+            return failed(
+                "atoms_collided",
+                f"it converged with atoms {distance:.3g} Å apart; the limit is {settings.min_distance_ang:g}",
+            )
+        run.status, run.cell = "ok", atoms()
+        return run
+    if run.n_steps >= settings.max_steps:
+        run.error = (
+            f"after {run.n_steps} steps the largest force is {max_force_ev_per_ang:.3f} eV/Å "
+            f"and the largest stress {max_stress_gpa:.2f} GPa"
+        )
+        return run
+    return None
+
+
+class _HeldResults(Calculator):
+    """Hands out results that a batched evaluation computed for exactly the present geometry."""
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]
+
+    def hold(self, atoms: Atoms, evaluation: Evaluation) -> None:
+        self.atoms = atoms.copy()
+        self.results = {
+            "energy": evaluation.energy_ev,
+            "free_energy": evaluation.energy_ev,
+            "forces": evaluation.forces_ev_per_ang.astype(float),
+            "stress": evaluation.stress_ev_per_ang3.astype(float)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
+        }
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes):  # noqa: ARG002
+        raise RuntimeError("the optimizer asked for a geometry that the batch has not evaluated")
+
+
+class _Run:
+    """One cell on its way to a minimum: its optimizer, and what the last evaluation said."""
+
+    def __init__(self, cell: Atoms, settings: RelaxSettings) -> None:
+        self.atoms = cell.copy()
+        self.atoms.calc = _HeldResults()
+        self.settings = settings
+        if settings.keep_symmetry:
+            refine_symmetry(self.atoms, symprec=settings.symmetry_tolerance_ang)
+            self.atoms.set_constraint(FixSymmetry(self.atoms, symprec=settings.symmetry_tolerance_ang))
+        self.initial_volume = self.atoms.get_volume()
+        self.result = Relaxation(status="not_converged")
+        name = settings.optimizer
+        if name == OURS and len(cell) > _MOST_ATOMS_OF_OURS:
+            name = "lbfgs"
+        self.ours = SpringBfgs(self.atoms) if name == OURS else None
+        # ASE's optimizers take filters as they take atoms; its annotations do not say so.
+        self.of_ase = None if self.ours else OPTIMIZERS[name](FrechetCellFilter(self.atoms), logfile=None)  # type: ignore[arg-type]
+
+    def take(self, evaluation: Evaluation) -> bool:
+        """Record an evaluation, step if needed; return whether the run has ended."""
+        if not evaluation.is_finite:
+            return self.fail(f"the potential returned a number that is not finite at step {self.result.n_steps}")
+        self.atoms.calc.hold(self.atoms, evaluation)
+        forces, stress = self.atoms.get_forces(), self.atoms.get_stress(voigt=False)
+        outcome = judge(
+            self.result,
+            self.settings,
+            energy_ev_per_atom=evaluation.energy_ev / len(self.atoms),
+            max_force_ev_per_ang=float(np.linalg.norm(forces, axis=1).max()),
+            max_stress_gpa=float(np.abs(stress).max() / GPa),
+            volume_ratio=self.atoms.get_volume() / self.initial_volume,
+            atoms=lambda: self.atoms,
+        )
+        if outcome is not None:
+            self.result = outcome
+            return True
+        if self.ours:
+            self.ours.step(evaluation.energy_ev, forces, stress)
+        elif self.of_ase:
+            self.of_ase.step()
+        self.result.n_steps += 1
+        ratio = self.atoms.get_volume() / self.initial_volume
+        if not np.isfinite(self.atoms.positions).all() or not math.isfinite(ratio):
+            return self.fail("the geometry is no longer finite")
+        if exploded := volume_exploded(ratio, self.settings):
+            return self.fail(exploded, "volume_exploded")
+        return False
+
+    def fail(self, error: str, status: str = "relax_failed") -> bool:
+        self.result = Relaxation(status=status, error=error, n_steps=self.result.n_steps)
+        return True
+
+
+def relax_batch(
+    potential: Potential,
+    cells: Sequence[Atoms],
+    settings: RelaxSettings,
+    on_finish: Callable[[int, Relaxation], None] | None = None,
+) -> list[Relaxation]:
+    """Relax cells and positions of many cells, evaluated together; one outcome per cell, in order.
+
+    Every cell keeps its own optimizer; only the potential is called in batches of about
+    `settings.batch_atoms` atoms, refilled as cells finish. An error in one cell ends that cell alone.
+    Converged means: largest force and largest stress component within the settings.
+    """
+    waiting = list(range(len(cells)))[::-1]
+    active: dict[int, _Run] = {}
+    results: dict[int, Relaxation] = {}
+    started: dict[int, float] = {}
+
+    def finish(index: int, result: Relaxation) -> None:
+        result.wall_time_s = time.perf_counter() - started[index]
+        results[index] = result
+        active.pop(index, None)
+        if on_finish is not None:
+            on_finish(index, result)
+
+    while waiting or active:
+        while waiting and (
+            not active or sum(len(r.atoms) for r in active.values()) + len(cells[waiting[-1]]) <= settings.batch_atoms
+        ):
+            index = waiting.pop()
+            started[index] = time.perf_counter()
+            refused = refusal_to_start(potential, cells[index], settings)
+            if refused is not None:
+                finish(index, refused)
+                continue
+            try:
+                active[index] = _Run(cells[index], settings)
+            except Exception as error:  # noqa: BLE001  spglib may raise anything on a degenerate cell
+                finish(index, Relaxation("relax_failed", f"{type(error).__name__}: {error}"))
+        for index, evaluation in evaluate_each(potential, {i: r.atoms for i, r in active.items()}).items():
+            run = active[index]
+            try:
+                if isinstance(evaluation, Exception):
+                    status = "too_large" if is_out_of_memory(evaluation) else "relax_failed"
+                    ended = run.fail(f"{type(evaluation).__name__}: {evaluation}", status)
+                else:
+                    ended = run.take(evaluation)
+            except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+                ended = run.fail(f"{type(error).__name__}: {error}")
+            if ended:
+                finish(index, run.result)
+    return [results[index] for index in range(len(cells))]
+
+
+def evaluate_each(potential: Potential, cells: dict[int, Atoms]) -> dict[int, Evaluation | Exception]:
+    """Evaluate together; where that raises, one by one, so that one bad cell fails alone."""
+    if not cells:
+        return {}
+    try:
+        return dict(zip(cells, potential.evaluate(list(cells.values())), strict=True))
+    except Exception as error:  # noqa: BLE001  a potential may raise anything on a hopeless geometry
+        if len(cells) == 1:
+            return {next(iter(cells)): error}
+        return {i: e for index, cell in cells.items() for i, e in evaluate_each(potential, {index: cell}).items()}

@@ -1,0 +1,1 @@
+"""What a person reads: rendered tables, figures, lists of refusals."""

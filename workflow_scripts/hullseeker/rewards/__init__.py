@@ -1,0 +1,1 @@
+"""The terms of the reward, their presets and the processes that compute them."""

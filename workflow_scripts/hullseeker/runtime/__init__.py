@@ -1,0 +1,1 @@
+"""Logs, provenance, secrets, requests over the network, time limits and processes."""

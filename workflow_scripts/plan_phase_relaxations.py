@@ -1,0 +1,63 @@
+"""Plan the relaxation of competing phases: what the cache knows is read back once, the rest is dealt to jobs."""
+
+import json
+import time
+
+import pyarrow.compute as pc
+
+from hullseeker.relaxation.phases import (
+    dealt,
+    evaluator_name,
+    has_energy_of,
+    ids_by_content,
+    known_relaxations,
+    relaxation_cache,
+    rows_together,
+    write_jobs,
+)
+from hullseeker.runtime.atomic_writes import replacing
+from hullseeker.runtime.logs import logging_to
+from hullseeker.runtime.provenance import describe_run
+from hullseeker.tables.content_cache import KEY
+from hullseeker.tables.parquet import read_table, write_table
+from hullseeker.tables.structures import COLUMNS
+
+NEEDED = ["structure_id", "energy_source", "energy_ev_per_atom", *COLUMNS]
+
+
+def main(snakemake) -> None:
+    started = time.perf_counter()
+    settings, params, output = dict(snakemake.params.relax), snakemake.params, snakemake.output
+    with logging_to(snakemake.log[0], "plan_phase_relaxations") as log:
+        evaluator = evaluator_name(settings)
+        phases = read_table(snakemake.input.phases, "materials").select(NEEDED).to_pylist()
+        rows = {row["structure_id"]: row for row in phases if not has_energy_of(row, evaluator)}
+        ids = ids_by_content(rows.values())
+        cached = relaxation_cache(params.cache_dir, settings).load_table(ids)
+        known = set(cached.column(KEY).to_pylist())
+        missing = [
+            {KEY: key, "structure_ids": names, **{name: rows[names[0]][name] for name in COLUMNS}}
+            for key, names in ids.items()
+            if key not in known
+        ]
+        jobs = dealt(missing, rows_together(settings), params.phases_per_job, params.n_shards)
+        about = describe_run(settings, [snakemake.input.phases])
+        write_table(output.known, known_relaxations(ids, cached), "relaxed", about)
+        write_jobs(output.to_relax, jobs, about)
+        with replacing(output.plan) as beside:
+            beside.write_text(json.dumps({"n_jobs": len(jobs)}) + "\n")
+        statuses = {pair["values"]: pair["counts"] for pair in pc.value_counts(cached.column("status")).to_pylist()}
+        log.info("%d crystals, %d of them relaxed before (%s)", len(ids), len(known), statuses)
+        log.info(
+            "done: %d phases, %d of them with energies of %s; %d crystals to relax in %d jobs; %.1f s",
+            len(phases),
+            len(phases) - len(rows),
+            evaluator,
+            len(missing),
+            len(jobs),
+            time.perf_counter() - started,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,24 @@
+"""Plan the reconstruction of the test crystals: in how many jobs, so that none is empty."""
+
+import json
+
+from hullseeker.data.selection import rows_in_use
+from hullseeker.runtime.atomic_writes import replacing
+from hullseeker.runtime.logs import logging_to
+from hullseeker.tables.parquet import read_table
+from hullseeker.tables.sharding import n_jobs
+
+
+def main(snakemake) -> None:
+    params = snakemake.params
+    with logging_to(snakemake.log[0], "plan_reconstructions") as log:
+        known = read_table(snakemake.input.materials, "materials").select(["split", "left_out"])
+        n_test = len(rows_in_use(known.to_pylist(), "test"))
+        jobs = n_jobs(n_test, params.block_size, params.n_shards)
+        with replacing(snakemake.output.plan) as beside:
+            beside.write_text(json.dumps({"n_jobs": jobs}) + "\n")
+        log.info("done: %d test crystals in %d jobs", n_test, jobs)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
