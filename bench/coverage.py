@@ -16,9 +16,10 @@ from scipy.spatial.distance import cdist
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow_scripts"))
 
-from hullseeker.coverage import nearest_distances  # noqa: E402
-from hullseeker.tables import SCHEMAS, read_table, write_table  # noqa: E402
-from make_table2 import fingerprint_set, load_scaler, table2_row  # noqa: E402
+from hullseeker.metrics.coverage import nearest_distances  # noqa: E402
+from hullseeker.metrics.distribution import fingerprint_set, load_scaler, table2_row  # noqa: E402
+from hullseeker.tables.parquet import read_table, write_table  # noqa: E402
+from hullseeker.tables.schemas import SCHEMAS  # noqa: E402
 
 SETTINGS = {
     "structure_validity": "paper",

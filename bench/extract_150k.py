@@ -26,10 +26,10 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow_scripts"))
 
 import extract_phases  # noqa: E402
-from hullseeker import materials_project  # noqa: E402
-from hullseeker.structure_files import read_structures  # noqa: E402
-from hullseeker.structures import to_structure  # noqa: E402
-from hullseeker.tables import read_table  # noqa: E402
+from hullseeker.data import materials_project  # noqa: E402
+from hullseeker.data.structure_files import read_structures  # noqa: E402
+from hullseeker.tables.parquet import read_table  # noqa: E402
+from hullseeker.tables.structures import to_structure  # noqa: E402
 
 PAGE = 1000
 N_AS_CIF = 5000

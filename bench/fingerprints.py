@@ -22,9 +22,9 @@ from pymatgen.core import Lattice, Structure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow_scripts"))
 
-from hullseeker.crystal_nn import site_fingerprints  # noqa: E402
-from hullseeker.fingerprints import composition_fingerprint  # noqa: E402
-from hullseeker.structures import to_structure  # noqa: E402
+from hullseeker.metrics.crystal_nn import site_fingerprints  # noqa: E402
+from hullseeker.metrics.fingerprints import composition_fingerprint  # noqa: E402
+from hullseeker.tables.structures import to_structure  # noqa: E402
 
 N_BLOCKS = 10
 MATMINER = CrystalNNFingerprint.from_preset("ops")

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from datasets import Dataset
 from transformers import TrainerCallback, set_seed
 from trl import GRPOTrainer
@@ -27,12 +26,15 @@ from trl import GRPOTrainer
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
-from hullseeker.crystal_text import TextFormat  # noqa: E402
-from hullseeker.language_model import as_conversation, load_language_model  # noqa: E402
-from hullseeker.reward_presets import potentials_with_hull, reward_terms  # noqa: E402
-from hullseeker.rewards import Reward  # noqa: E402
-from hullseeker.tables import read_table  # noqa: E402
-from hullseeker.training import prompts_of, quiet_off_terminal  # noqa: E402
+from hullseeker.data.selection import rows_in_use  # noqa: E402
+from hullseeker.language_model.crystal_text import TextFormat  # noqa: E402
+from hullseeker.language_model.generation import as_conversation, end_tokens, load_language_model  # noqa: E402
+from hullseeker.language_model.prompts import prompts_of  # noqa: E402
+from hullseeker.language_model.training import quiet_off_terminal  # noqa: E402
+from hullseeker.rewards.presets import potentials_with_hull, reward_terms  # noqa: E402
+from hullseeker.rewards.terms import Reward  # noqa: E402
+from hullseeker.tables.parquet import read_table  # noqa: E402
+from hullseeker.workflow.configuration import read_config  # noqa: E402
 from train_grpo import grpo_arguments, hull_energies, make_context, make_reward  # noqa: E402
 
 
@@ -62,8 +64,8 @@ class Watch(TrainerCallback):
 class WatchedReward(Reward):
     """A reward that notes the seconds of its terms."""
 
-    def score(self, completions, prompt_formulas):
-        scores = super().score(completions, prompt_formulas)
+    def score(self, completions, prompt_formulas, is_cut=None):
+        scores = super().score(completions, prompt_formulas, is_cut)
         for name, seconds in scores.wall_time_s.items():
             self.watch.steps[-1][f"reward: {name}"] += seconds
         return scores
@@ -73,7 +75,7 @@ def measure(results: Path, settings: dict, base: dict, form: TextFormat) -> list
     """Return seconds by part of every step."""
     set_seed(1)
     rows = [r for r in read_table(results / "data/materials.parquet", "materials").to_pylist() if r["split"] == "train"]
-    pairs = prompts_of(rows, (ROOT / "resources/prompt.txt").read_text(), "reduced")
+    pairs = prompts_of(rows_in_use(rows), (ROOT / "resources/prompt.txt").read_text(), "reduced")
     terms = reward_terms(settings["terms"])
     hulls = [str(results / f"data/reward_reference/{name}.parquet") for name in potentials_with_hull(settings["terms"])]
     energies = hull_energies(hulls, {formula for formula, _ in pairs}, 0.2, logging.getLogger())
@@ -83,7 +85,7 @@ def measure(results: Path, settings: dict, base: dict, form: TextFormat) -> list
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             model=model,
-            reward_funcs=make_reward(reward),
+            reward_funcs=make_reward(reward, end_tokens(model, tokenizer)),
             args=grpo_arguments(settings, base, folder, seed=1),
             train_dataset=Dataset.from_list([{**as_conversation(t), "prompt_formula": f} for f, t in pairs]),
             processing_class=tokenizer,
@@ -100,14 +102,15 @@ def main() -> None:
     torch.set_num_threads(1)
     results = Path(sys.argv[1] if len(sys.argv) > 1 else "results/demo")
     n_steps, n_completions = (int(x) for x in (sys.argv[2:4] + ["5", "64"][len(sys.argv[2:4]) :]))
-    config, demo = (yaml.safe_load((ROOT / p).read_text()) for p in ("config.yaml", "experiments/demo.yaml"))
-    form = TextFormat(**config["crystal_text"] | demo["crystal_text"])
+    with contextlib.chdir(ROOT):
+        config = read_config("experiments/demo.yaml")
+    form = TextFormat(**config["crystal_text"])
     shape = {"n_steps": n_steps + 1, "device_batch_size": n_completions, "save_every_steps": 1000}
-    settings = config["grpo"] | demo["grpo"] | shape
+    settings = config["grpo"] | shape
     settings["prompts_per_step"] = n_completions // settings["group_size"]
     for name, preset in settings.pop("rewards").items():
         with contextlib.redirect_stdout(sys.stderr):
-            steps = measure(results, settings | {"terms": preset}, demo["base_model"], form)[1:]
+            steps = measure(results, settings | {"terms": preset}, config["base_model"], form)[1:]
         medians = {part: float(np.median([step[part] for step in steps])) for part in steps[0]}
         rest = medians["step"] - medians["generation"] - medians["reward"]
         share = np.median([step["reward"] / step["step"] for step in steps])

@@ -19,9 +19,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow_scripts"))
 
 from assess_novelty import novelty_rows  # noqa: E402
-from hullseeker.matching import IDENTITY_MATCHER, group_by_formula  # noqa: E402
-from hullseeker.structure_files import read_structures  # noqa: E402
-from hullseeker.structures import from_structure, to_structure  # noqa: E402
+from hullseeker.data.structure_files import read_structures  # noqa: E402
+from hullseeker.metrics.matching import IDENTITY_MATCHER, group_by_formula  # noqa: E402
+from hullseeker.tables.structures import from_structure, to_structure  # noqa: E402
 
 
 def made_samples(known: list[dict], n: int, seed: int) -> list[dict]:

@@ -1,9 +1,9 @@
 """Relaxations per CPU-second with SevenNet-0, one thread: python bench/relaxations.py [n_crystals]
 
 Embedded crystals with strained cells and displaced atoms, relaxed to the same largest force and stress by plain ASE
-(FIRE on a Frechet cell filter, the package's own calculator, one by one) and by this library with each optimizer.
-Printed: CPU-seconds and energies evaluated per crystal, the ratio to ASE, how many minima match and how far their
-energies are apart; then two shards on two cores against one.
+(FIRE, L-BFGS, CellAwareBFGS and PreconLBFGS, the package's own calculator, one by one) and by this library with each
+optimizer. Printed: CPU-seconds and energies evaluated per crystal, the ratio to ASE's FIRE, how many converge, how many
+minima match and how far their energies are apart; then two shards on two cores against one.
 """
 
 import os
@@ -13,26 +13,40 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from ase import Atoms
 from ase.filters import FrechetCellFilter
-from ase.optimize import FIRE
+from ase.optimize import FIRE, LBFGS, CellAwareBFGS
+from ase.optimize.optimize import Optimizer
+from ase.optimize.precon import PreconLBFGS
 from ase.units import GPa
 from pymatgen.io.ase import AseAtomsAdaptor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
-from hullseeker.matching import IDENTITY_MATCHER  # noqa: E402
-from hullseeker.potentials import load_potential  # noqa: E402
-from hullseeker.relaxation import RelaxSettings, relax_batch  # noqa: E402
-from hullseeker.structures import to_atoms  # noqa: E402
-from hullseeker.tables import read_table  # noqa: E402
+from hullseeker.metrics.matching import IDENTITY_MATCHER  # noqa: E402
+from hullseeker.potentials.interface import load_potential  # noqa: E402
+from hullseeker.relaxation.per_cell import RelaxSettings, relax_batch  # noqa: E402
+from hullseeker.tables.parquet import read_table  # noqa: E402
+from hullseeker.tables.structures import to_atoms  # noqa: E402
 
 SEED = 11
+# How ASE is asked to relax cell and positions together, by the minimiser's name.
+OF_ASE: dict[str, Callable[[Atoms], Optimizer]] = {
+    "FIRE": lambda atoms: FIRE(FrechetCellFilter(atoms), logfile=None),
+    "LBFGS": lambda atoms: LBFGS(FrechetCellFilter(atoms), logfile=None),
+    "CellAwareBFGS": lambda atoms: CellAwareBFGS(FrechetCellFilter(atoms, exp_cell_factor=1.0), logfile=None),
+    "PreconLBFGS": lambda atoms: PreconLBFGS(atoms, variable_cell=True, logfile=None),
+}
+
+# What a relaxation is by config.yaml.
+RELAX = yaml.safe_load((ROOT / "config.yaml").read_text())["relax"]
 
 
 def perturbed_crystals(n: int) -> list[Atoms]:
@@ -51,33 +65,46 @@ def perturbed_crystals(n: int) -> list[Atoms]:
     return cells
 
 
-def relax_with_ase(cells: list[Atoms], settings: RelaxSettings) -> tuple[list[Atoms], np.ndarray, int]:
-    """Return the minima, their energies (eV/atom) and the number of energies that plain ASE takes."""
+def relax_with_ase(
+    cells: list[Atoms], settings: RelaxSettings, minimiser: str
+) -> tuple[list[Atoms], np.ndarray, int, np.ndarray]:
+    """Return the minima, their energies (eV/atom), the number of energies that plain ASE takes, and what converged."""
     from sevenn.calculator import SevenNetCalculator
 
-    calculator = SevenNetCalculator("7net-0", device="cpu")
-    minima, energies, n_evaluations = [], [], 0
+    class Counting(SevenNetCalculator):
+        n_evaluations = 0
+
+        def calculate(self, *words, **settings) -> None:
+            Counting.n_evaluations += 1
+            super().calculate(*words, **settings)
+
+    calculator = Counting("7net-0", device="cpu")
+    minima, energies, converged = [], [], []
     for cell in cells:
         atoms = cell.copy()
         atoms.calc = calculator
-        walk = FIRE(FrechetCellFilter(atoms), logfile=None)
-        for _ in range(settings.max_steps + 1):
-            n_evaluations += 1
+        walk = OF_ASE[minimiser](atoms)
+        is_minimum, stop_at = False, Counting.n_evaluations + settings.max_steps
+        while not is_minimum and Counting.n_evaluations < stop_at:
             force = np.linalg.norm(atoms.get_forces(), axis=1).max()
             stress_gpa = np.abs(atoms.get_stress()).max() / GPa
-            if force <= settings.max_force_ev_per_ang and stress_gpa <= settings.max_stress_gpa:
-                break
-            walk.step()
+            is_minimum = force <= settings.max_force_ev_per_ang and stress_gpa <= settings.max_stress_gpa
+            if not is_minimum:
+                try:
+                    walk.step()
+                except RuntimeError:  # a line search of PreconLBFGS that finds no step
+                    break
         minima.append(atoms)
         energies.append(atoms.get_potential_energy() / len(atoms))
-    return minima, np.array(energies), n_evaluations
+        converged.append(is_minimum)
+    return minima, np.array(energies), Counting.n_evaluations, np.array(converged)
 
 
 def relax_shard(n: int, shard: int, n_shards: int) -> None:
     potential, cells = load_potential("sevennet"), perturbed_crystals(n)[shard::n_shards]
     potential.evaluate(cells[:4])
     started = time.perf_counter()
-    relax_batch(potential, cells, RelaxSettings())
+    relax_batch(potential, cells, RelaxSettings.from_config(RELAX))
     print(time.perf_counter() - started)
 
 
@@ -97,16 +124,24 @@ def main() -> None:
     if len(sys.argv) > 3:
         relax_shard(n, int(sys.argv[2]), int(sys.argv[3]))
         return
-    cells, settings = perturbed_crystals(n), RelaxSettings()
+    cells, settings = perturbed_crystals(n), RelaxSettings.from_config(RELAX)
     potential = load_potential("sevennet")
     potential.evaluate(cells[:4])
-    started = time.process_time()
-    minima, energies, n_evaluations = relax_with_ase(cells, settings)
-    ase_s = (time.process_time() - started) / n
     print(f"{n} crystals, {sum(map(len, cells)) / n:.1f} atoms each")
-    print(f"ASE, FIRE, one by one: {ase_s:.3f} CPU-s and {n_evaluations / n:.1f} energies a crystal")
+    started = time.process_time()
+    minima, energies, n_evaluations, converged = relax_with_ase(cells, settings, "FIRE")
+    ase_s = (time.process_time() - started) / n
+    print(f"ASE, FIRE, one by one: {ase_s:.3f} CPU-s and {n_evaluations / n:.1f} energies a crystal, "
+          f"{converged.sum()} converged")  # fmt: skip
+    for minimiser in list(OF_ASE)[1:]:
+        started = time.process_time()
+        _, found, n_evaluations, converged = relax_with_ase(cells, settings, minimiser)
+        seconds = (time.process_time() - started) / n
+        print(f"ASE, {minimiser}, one by one: {seconds:.3f} CPU-s and {n_evaluations / n:.1f} energies a crystal, "
+              f"{ase_s / seconds:.2f} times FIRE; {converged.sum()} converged, median |difference| "
+              f"{1e3 * np.median(np.abs(found - energies)[converged]):.2f} meV/atom")  # fmt: skip
     for optimizer, batch_atoms in (("spring_bfgs", 32), ("spring_bfgs", 1), ("lbfgs", 32), ("fire", 32)):
-        ours = RelaxSettings(optimizer=optimizer, batch_atoms=batch_atoms)
+        ours = RelaxSettings.from_config({**RELAX, "optimizer": optimizer, "batch_atoms": batch_atoms})
         started = time.process_time()
         outcomes = relax_batch(potential, cells, ours)
         ours_s = (time.process_time() - started) / n

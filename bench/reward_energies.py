@@ -17,7 +17,7 @@ import torch
 from pymatgen.io.ase import AseAtomsAdaptor
 from relaxations import perturbed_crystals
 
-from hullseeker.potentials import load_potential
+from hullseeker.potentials.interface import load_potential
 
 N_ROUNDS = 5
 

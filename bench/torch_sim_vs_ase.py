@@ -11,18 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from ase import Atoms
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
-from hullseeker.evaluators import ENGINES, load_engine  # noqa: E402
-from hullseeker.potentials import load_potential  # noqa: E402
-from hullseeker.relaxation import RelaxSettings  # noqa: E402
-from hullseeker.structures import to_atoms  # noqa: E402
-from hullseeker.tables import read_table  # noqa: E402
+from hullseeker.potentials.interface import load_potential  # noqa: E402
+from hullseeker.relaxation.engines import ENGINES, load_engine  # noqa: E402
+from hullseeker.relaxation.per_cell import RelaxSettings  # noqa: E402
+from hullseeker.tables.parquet import read_table  # noqa: E402
+from hullseeker.tables.structures import to_atoms  # noqa: E402
 
 ATOMS_TOGETHER = {"cpu": 64, "cuda": 4096}
+
+# What a relaxation is by config.yaml.
+RELAX = yaml.safe_load((ROOT / "config.yaml").read_text())["relax"]
 
 
 def shaken_cells(n_cells: int) -> list[Atoms]:
@@ -46,7 +50,8 @@ def main() -> None:
     cells = shaken_cells(n_cells)
     print(f"{where}; {n_cells} cells of {np.mean([len(cell) for cell in cells]):.1f} atoms, torch {torch.__version__}")
     optimizers = {"per_cell": "spring_bfgs", "torch_sim": "lbfgs"}
-    settings = {name: RelaxSettings(optimizer=o, batch_atoms=ATOMS_TOGETHER[device]) for name, o in optimizers.items()}
+    given = RELAX | {"batch_atoms": ATOMS_TOGETHER[device]}
+    settings = {name: RelaxSettings.from_config(given | {"optimizer": o}) for name, o in optimizers.items()}
     for name, _, model in potentials:
         potential = load_potential(name, model or None, device)
         outcomes, seconds = {}, {}
