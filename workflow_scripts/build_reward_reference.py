@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from hullseeker.potentials.evaluation import energies_once
+from hullseeker.potentials.evaluation import cached_energies
 from hullseeker.potentials.registry import name_in_rows
 from hullseeker.rewards.reference import phases_of_training, reference_rows
 from hullseeker.runtime.logs import close_with_counts, logging_to
@@ -20,7 +20,7 @@ def main(snakemake) -> None:
         materials = read_table(inputs.materials, "materials").to_pylist()
         elements = [{**row, "split": None} for row in read_table(inputs.elements, "materials").to_pylist()]
         rows = phases_of_training(materials, elements)
-        energies = energies_once(settings, rows, snakemake.params.cache_dir, log)
+        energies = cached_energies(settings, rows, snakemake.params.cache_dir, log)
         for row, energy in zip(rows, energies, strict=True):
             if isinstance(energy, str):
                 log.warning("%s is no competing phase: %s", row["structure_id"], energy)

@@ -5,7 +5,7 @@ import time
 import torch
 
 from hullseeker.metrics.audit_references import elemental_phases, known_crystals, reference_rows
-from hullseeker.potentials.evaluation import energies_once
+from hullseeker.potentials.evaluation import cached_energies
 from hullseeker.runtime.logs import close_with_counts, logging_to
 from hullseeker.runtime.provenance import describe_run
 from hullseeker.tables.parquet import read_table, write_table
@@ -26,7 +26,7 @@ def main(snakemake) -> None:
             "known": known_crystals(read_table(inputs.materials, "materials").to_pylist(), formulas),
         }
         rows = [row for some in chosen.values() for row in some]
-        energies = energies_once(settings, rows, snakemake.params.cache_dir, log)
+        energies = cached_energies(settings, rows, snakemake.params.cache_dir, log)
         n = len(chosen["elemental"])
         found = reference_rows("elemental", rows[:n], energies[:n]) + reference_rows("known", rows[n:], energies[n:])
         run = describe_run(settings, [*paths, inputs.phases, inputs.materials])

@@ -25,7 +25,7 @@ def _problem_with(formula: str) -> str | None:
 def sample_row(entry: Entry, system: str, number: int) -> dict:
     """Return the `samples` row of one entry; TableError where its prompt is no formula."""
     row = {"structure_id": f"{system}-{number:06d}", "system": system, "source_id": entry.source_id}
-    row |= {name: entry.about.get(name) for name in ("prompt_formula", "draw", "n_tokens", "text")}
+    row |= {name: entry.properties.get(name) for name in ("prompt_formula", "draw", "n_tokens", "text")}
     prompt = row["prompt_formula"]
     if prompt is not None and (problem := _problem_with(prompt)):
         raise TableError(
@@ -33,7 +33,7 @@ def sample_row(entry: Entry, system: str, number: int) -> dict:
             f"({problem}); correct it, or leave it empty"
         )
     if isinstance(entry.outcome, str):
-        return {**row, "status": "parse_failed", "error": entry.about.get("error") or entry.outcome}
+        return {**row, "status": "parse_failed", "error": entry.properties.get("error") or entry.outcome}
     structure = {name: entry.outcome[name] for name in COLUMNS}
     return {**row, **structure, "status": "ok", "formula": reduced_formula(structure["atomic_numbers"])}
 

@@ -1,4 +1,4 @@
-"""Plan the relaxation of competing phases: what the cache knows is read back once, the rest is dealt to jobs."""
+"""Plan the relaxation of competing phases: read known relaxations from the cache, split the rest into jobs."""
 
 import json
 import time
@@ -6,13 +6,13 @@ import time
 import pyarrow.compute as pc
 
 from hullseeker.relaxation.phases import (
-    dealt,
     evaluator_name,
     has_energy_of,
     ids_by_content,
     known_relaxations,
+    relaxation_block_size,
     relaxation_cache,
-    rows_together,
+    split_into_jobs,
     write_jobs,
 )
 from hullseeker.runtime.atomic_writes import replacing
@@ -40,7 +40,7 @@ def main(snakemake) -> None:
             for key, names in ids.items()
             if key not in known
         ]
-        jobs = dealt(missing, rows_together(settings), params.phases_per_job, params.n_shards)
+        jobs = split_into_jobs(missing, relaxation_block_size(settings), params.phases_per_job, params.n_shards)
         about = describe_run(settings, [snakemake.input.phases])
         write_table(output.known, known_relaxations(ids, cached), "relaxed", about)
         write_jobs(output.to_relax, jobs, about)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from hullseeker.potentials.registry import SETTINGS_OF_LOADING
 from hullseeker.relaxation.engines import load_engine
-from hullseeker.relaxation.phases import read_job, relaxation_cache, rows_together
+from hullseeker.relaxation.phases import read_job, relaxation_block_size, relaxation_cache
 from hullseeker.runtime.logs import close_with_counts, logging_to, progress
 from hullseeker.runtime.provenance import describe_run
 from hullseeker.tables.content_cache import KEY, ContentCache
@@ -41,7 +41,7 @@ def relax_each(
 
     torch.set_num_threads(n_threads)
     potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
-    blocks = blocks_of_shard(list(rows), rows_together(settings), 0, 1)
+    blocks = blocks_of_shard(list(rows), relaxation_block_size(settings), 0, 1)
     blocks = [missing for block in blocks if (missing := [key for key in block if key not in found])]
     relax, method = load_engine(settings["engine"]), RelaxSettings.from_config(settings)
     unsaved: dict[str, dict] = {}

@@ -8,7 +8,12 @@ from pymatgen.core import Lattice, Structure
 
 from build_reference import with_corrected_energies
 from hullseeker.metrics.hull_rows import hull_of_phases, hull_row
-from hullseeker.potentials.energy_scales import comparable_energy, mp2020_correction_ev_per_atom, refusal, scale_of
+from hullseeker.potentials.energy_scales import (
+    comparable_energy,
+    mp2020_correction_ev_per_atom,
+    scale_mismatch,
+    scale_of,
+)
 from hullseeker.potentials.interface import load_potential
 from hullseeker.tables.parquet import read_table
 from hullseeker.tables.structures import from_structure, to_atoms
@@ -67,15 +72,15 @@ def test_the_corrections_lead_from_sevennets_scale_to_chgnets():
 
 def test_a_scale_that_does_not_fit_is_refused_by_name():
     assert scale_of("uma:uma-s-1p1") == "omat24"
-    assert refusal("uma", "evaluator") is None
-    words = refusal("uma", "mp")
+    assert scale_mismatch("uma", "evaluator") is None
+    words = scale_mismatch("uma", "mp")
     assert "mp_corrected" in words
     assert "omat24" in words
     assert "hull.reference: evaluator" in words
-    assert refusal("sevennet", "mp") is None
-    assert "omat24" in refusal("sevennet:7net-omat", "mp")
-    assert "r2scan" in refusal("chgnet:r2scan", "mp")
-    assert refusal("chgnet", "mp") is None
+    assert scale_mismatch("sevennet", "mp") is None
+    assert "omat24" in scale_mismatch("sevennet:7net-omat", "mp")
+    assert "r2scan" in scale_mismatch("chgnet:r2scan", "mp")
+    assert scale_mismatch("chgnet", "mp") is None
 
 
 def test_a_hull_of_the_databases_energies():

@@ -1,4 +1,4 @@
-"""CIF text: read as the file says it, or refused with the reason; counts of atoms by hand."""
+"""Parsing of CIF text: crystals with hand-counted atoms, and rejections with their reason."""
 
 import re
 from collections import Counter
@@ -31,7 +31,7 @@ WITH_TYPE = ("label", "type_symbol", "fract_x", "fract_y", "fract_z")
 
 
 def cif(sites, cell=(4, 4, 4, 90, 90, 90), columns=WITH_TYPE, operations=(), block="x", **tags):
-    """A CIF of sites (lines) with tags by their names, where __ stands for a hyphen."""
+    """Return a CIF with atom site lines and further tags, in whose names `__` stands for a hyphen."""
     names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
     lines = [f"data_{block}", *(f"_cell_{name} {x}" for name, x in zip(names, cell, strict=True))]
     lines += [f"_{tag.replace('__', '-')} '{value}'" for tag, value in tags.items()]
@@ -43,8 +43,8 @@ def cif(sites, cell=(4, 4, 4, 90, 90, 90), columns=WITH_TYPE, operations=(), blo
     return "\n".join(lines) + "\n"
 
 
-def one(text):
-    """The outcome of the only crystal: atoms by element, or the reason."""
+def only_outcome(text):
+    """Return the numbers of atoms by element of the only crystal of a CIF, or the reason of its rejection."""
     try:
         ((_, outcome),) = read_cif(text)
     except CifError as error:
@@ -61,31 +61,31 @@ FORMULA, Z = "chemical_formula_sum", "cell_formula_units_Z"
 @pytest.mark.parametrize(
     ("text", "atoms"),
     [
-        # A setting in the name, or a Hall symbol.
+        # Setting in the name, or Hall symbol.
         (cif(SILICON, CUBIC, **{NAME: "F d -3 m :2", FORMULA: "Si"}), {"Si": 8}),
         (cif(SILICON, CUBIC, **{NAME: "F d -3 m Z", NUMBER: 227}), {"Si": 8}),
         (cif(SILICON, CUBIC, **{NAME: "Fd-3m:1"}), {"Si": 16}),
         (cif(["Si1 Si 0 0 0"], CUBIC, **{NAME: "F d -3 m S"}), {"Si": 8}),
         (cif(["Si1 Si 0 0 0"], CUBIC, **{HALL: "F 4d 2 3 -1d", NAME: "F d -3 m :1", Z: 8, FORMULA: "Si"}), {"Si": 8}),
-        # The formula tells the origin that a name leaves open.
+        # Formula decides the origin that the name leaves open.
         (cif(SILICON, CUBIC, **{NAME: "F d -3 m", FORMULA: "Si", Z: 8}), {"Si": 8}),
         (cif(SILICON, CUBIC, **{NUMBER: 227, FORMULA: "Si8", Z: 8}), {"Si": 8}),
-        # The cell tells the axes.
+        # Cell decides the axes.
         (cif(BISMUTH, RHOMBOHEDRAL, **{NAME: "R -3 m :R"}), {"Bi": 2}),
         (cif(BISMUTH, RHOMBOHEDRAL, **{NAME: "R -3 m R", NUMBER: 166}), {"Bi": 2}),
         (cif(BISMUTH, RHOMBOHEDRAL, **{NAME: "R -3 m"}), {"Bi": 2}),
         (cif(["Bi1 Bi 0 0 0.237"], (4.55, 4.55, 11.86, 90, 90, 120), **{NAME: "R -3 m H"}), {"Bi": 6}),
         (cif(["Bi1 Bi 0 0 0.237"], (4.55, 4.55, 11.86, 90, 90, 120), **{NUMBER: 166}), {"Bi": 6}),
-        # Spellings of a name.
+        # Spellings of space group names.
         (cif(["Ti1 Ti 0 0 0"], (3, 3, 5, 90, 90, 120), **{NAME: "P6_3/mmc"}), {"Ti": 2}),
         (cif(["Po1 Po 0 0 0"], **{NAME: "P M 3 M"}), {"Po": 1}),
         (cif(["Fe1 Fe 0.1 0.2 0.3"], (4, 5, 6, 90, 95, 90), **{NAME: "P 21/c"}), {"Fe": 4}),
-        # Few digits on a special position.
+        # Rounded coordinates of a special position.
         *(
             (cif([f"Zn1 Zn {a} {b} 0", f"O1 O {a} {b} 0.382"], HEXAGONAL, **{NAME: "P 63 m c"}), {"Zn": 2, "O": 2})
             for a, b in ((0.33, 0.67), (0.333, 0.667), (0.3333, 0.6667), (0.33333333, 0.66666667), ("0.333(2)", 0.667))
         ),
-        # Elements.
+        # Element symbols.
         (cif(["HO1 0.1 0 0", "O1 0 0 0", "H2 0.9 0.2 0"], columns=BARE, **{FORMULA: "H2 O1"}), {"H": 2, "O": 1}),
         (cif(["Ho1 0 0 0"], columns=BARE), {"Ho": 1}),
         (cif(["NA1 0 0 0", "CL1 .5 .5 .5"], columns=BARE, **{FORMULA: "Na Cl"}), {"Na": 1, "Cl": 1}),
@@ -95,11 +95,11 @@ FORMULA, Z = "chemical_formula_sum", "cell_formula_units_Z"
         # Occupancy.
         (cif(["Na1 Na 0 0 0 ?", "Cl1 Cl .5 .5 .5 ."]), {"Na": 1, "Cl": 1}),
         (cif(["Na1 Na 0 0 0 1.000(0)", "Cl1 Cl .5 .5 .5 0"]), {"Na": 1}),
-        # A list that contradicts the name: the formula decides, or a list of all atoms.
+        # Listed operations that contradict the name: decided by the formula, or by a list of all atoms.
         (cif(SALT, SALT_CELL, operations=P1, **{NAME: "F m -3 m", FORMULA: "Na4 Cl4"}), {"Na": 4, "Cl": 4}),
         (cif(SALT, operations=P1, **{NAME: "P m -3 m"}), {"Na": 1, "Cl": 1}),
         (cif(SALT, operations=P1, **{FORMULA: "Na Cl", Z: 1}), {"Na": 1, "Cl": 1}),
-        # Some programs write the formula of the cell beside Z.
+        # Formula of the whole cell next to Z, as some programs write it.
         (cif(SALT, SALT_CELL, **{NAME: "F m -3 m", FORMULA: "Na4 Cl4", Z: 4}), {"Na": 4, "Cl": 4}),
         (cif(SALT), {"Na": 1, "Cl": 1}),
         (cif(SALT, **{FORMULA: "Na0 Cl0"}), {"Na": 1, "Cl": 1}),
@@ -112,11 +112,11 @@ FORMULA, Z = "chemical_formula_sum", "cell_formula_units_Z"
     ],
 )  # fmt: skip
 def test_read_as_the_file_says(text, atoms):
-    assert one(text) == atoms
+    assert only_outcome(text) == atoms
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         (cif(SILICON, CUBIC, **{NAME: "F d -3 m"}), r"16 atoms \('F d -3 m:1'\) or 8 atoms \('F d -3 m:2'\)"),
         (cif(SILICON, CUBIC, **{NAME: "F d -3 q"}), "'F d -3 q' is not known"),
@@ -124,13 +124,13 @@ def test_read_as_the_file_says(text, atoms):
         (cif(SILICON, CUBIC, **{HALL: "nonsense"}), "Hall symbol 'nonsense' cannot be read"),
         (cif(SILICON, CUBIC, **{HALL: "F 4d 2 3 -1d", NAME: "P m -3 m"}), "of the group 'F d -3 m:1', the name is"),
         (cif(SILICON, CUBIC, **{NAME: "F d -3 m :2", NUMBER: 225}), "number 227, and its number is given as 225"),
-        (cif(SILICON, CUBIC, **{NUMBER: 231}), "there are 1 to 230"),
+        (cif(SILICON, CUBIC, **{NUMBER: 231}), "it must be 1 to 230"),
         (cif(BISMUTH, RHOMBOHEDRAL, **{NAME: "R -3 m :H"}), "do not fit the cell"),
         (cif(SALT, (4, 4.5, 4, 90, 90, 90), **{NAME: "P m -3 m"}), "do not fit the cell"),
         (cif(["Zn1 Zn 0.30 0.67 0"], HEXAGONAL, **{NAME: "P 63 m c"}), r"two copies of site Zn1 0\.\d+ Å apart"),
-        (cif(["Na1 Na 0 0 0", "Wat1 Wat .5 .5 .5"]), "Wat1 is of the type 'Wat', which is no element"),
-        (cif(["Na1 Na 0 0 0", "O1 O-H .5 .5 .5"]), "'O-H', which is no element"),
-        *((cif([f"Q1 {symbol} 0 0 0"]), "which is no element") for symbol in ("Va", "Uuo", "X", "Vac", "M", "OH")),
+        (cif(["Na1 Na 0 0 0", "Wat1 Wat .5 .5 .5"]), "Wat1 is of the type 'Wat', which is not an element"),
+        (cif(["Na1 Na 0 0 0", "O1 O-H .5 .5 .5"]), "'O-H', which is not an element"),
+        *((cif([f"Q1 {symbol} 0 0 0"]), "which is not an element") for symbol in ("Va", "Uuo", "X", "Vac", "M", "OH")),
         (cif(["? ? 0 0 0", "O1 O .5 .5 .5"]), "no type symbol, and its label names no element"),
         (cif(["Na1 0 0 0", "OH1 .5 .5 .5"], columns=BARE), "OH1 has no type symbol, and its label names no"),
         (cif(["Na1 0 0 0", "OH1 .5 .5 .5"], columns=BARE, **{FORMULA: "H Na O"}), "O1 Na1, and .* H1 O1 Na1"),
@@ -138,8 +138,8 @@ def test_read_as_the_file_says(text, atoms):
         (cif(["Na1 Na 0 0 0 1 0", "O1 O .5 .5 .5 1 1"]), "O1 has 1 attached hydrogens without coordinates"),
         (cif(["Na1 Na 0 0 0 1 0", "O1 O .5 .5 .5 1 1"], **{FORMULA: "H Na O"}), "holds O1 Na1"),
         (cif(["Na1 Na 0 0 0", "H1 H ? ? ?"]), r"site H1 has the coordinates \?, \?, \?"),
-        (cif(["O1 O .5 .5 .5", "H1 H .5 .5 .5"]), "O1 and H1 lie on one position .* occupancy is then 2"),
-        (cif(["Na1 Na 0 0 0", "Na2 Na 1 0 0"]), "Na1 and Na2 lie on one position"),
+        (cif(["O1 O .5 .5 .5", "H1 H .5 .5 .5"]), "O1 and H1 share a position .* occupancy would be 2"),
+        (cif(["Na1 Na 0 0 0", "Na2 Na 1 0 0"]), "Na1 and Na2 share a position"),
         (cif(["Na1 Na 0 0 0 0.5"]), r"Na1 is partially occupied \(0.5\)"),
         (cif(["Na1 Na 0 0 0 0.9999"]), "partially occupied"),
         (cif(["Na1 Na 0 0 0 -1"]), "partially occupied"),
@@ -153,18 +153,18 @@ def test_read_as_the_file_says(text, atoms):
         (cif(SALT, (4, 4, 4, 90, 20, 120)), "enclose no volume"),
         (cif(SALT, (4, 4, "?", 90, 90, 90)), r"_cell_length_c is \?, not a number"),
         (cif(SALT, (4, 4, -4, 90, 90, 90)), "must be positive"),
-        (cif(SALT) + "_cell_length_a 5\n", "_cell_length_a comes twice"),
+        (cif(SALT) + "_cell_length_a 5\n", "_cell_length_a occurs twice"),
         (cif(SALT) + "_cell_wave_vector_seq_id 1\n", "modulated"),
         (cif(SALT).replace("fract_x", "Cartn_x").replace("fract_y", "Cartn_y"), "no _atom_site_fract_x, _"),
         ("data_x\n_cell_length_a 4\n", "lists no atoms"),
-        ("not a cif", "no CIF"),
+        ("not a cif", "not valid CIF"),
         ("", "lists no atoms"),
         (cif(SALT).replace("Cl1 Cl 0.5 0.5 0.5", "Cl1 Cl 0.5 0.5"), "Wrong number of values"),
     ],
 )  # fmt: skip
-def test_refused_with_the_reason(text, words):
-    found = one(text)
-    assert isinstance(found, str) and re.search(words, found), found
+def test_refused_with_the_reason(text, message):
+    found = only_outcome(text)
+    assert isinstance(found, str) and re.search(message, found), found
 
 
 def test_every_data_block_is_a_crystal_or_a_reason():
@@ -188,11 +188,11 @@ def test_prototypes_come_back_from_symmetrised_files(label, structure):
     structure = structure.copy()
     structure.remove_oxidation_states()
     text = str(CifWriter(structure, symprec=0.01))
-    # The same file without the list of operations: the name, or the formula where that leaves two, must do.
+    # The same file without operations: the name, or the formula if the name is ambiguous, must suffice.
     named = re.sub(r"loop_\n _symmetry_equiv_pos_site_id\n _symmetry_equiv_pos_as_xyz\n(  .*\n)+", "", text)
     conventional = SpacegroupAnalyzer(structure, 0.01).get_conventional_standard_structure()
-    for one_text in (text, named):
-        ((_, outcome),) = read_cif(one_text)
+    for content in (text, named):
+        ((_, outcome),) = read_cif(content)
         assert isinstance(outcome, dict), (label, outcome)
         assert len(outcome["atomic_numbers"]) in (len(structure), len(conventional))
         assert IDENTITY_MATCHER.fit(to_structure(outcome), structure)
@@ -219,7 +219,7 @@ def test_a_general_position_has_as_many_images_as_the_group_has_operations(numbe
     site = " ".join(f"{x:.{digits}f}" for x in frac)
     found = read_cif(cif([f"Fe1 Fe {site}"], cells[group.crystal_system_str()], **{NAME: group.xhm()}))[0][1]
     if isinstance(found, str):
-        assert "too near for two" in found or "whole positions" in found
+        assert "too near for two" in found or "complete set of positions" in found
         return
     n = len(found["atomic_numbers"])
     order = len(list(group.operations()))

@@ -344,10 +344,10 @@ def test_what_the_name_of_a_file_tells(tmp_path):
         assert problem_with_data(path) is None
         with pytest.raises(TableError) as caught:
             read_entries(path, "x")
-        assert "of no kind" not in str(caught.value)
+        assert "no supported format" not in str(caught.value)
     (tmp_path / "x.json").write_text("{}")
-    assert problem_with_data(tmp_path / "x.json").startswith("which is of no kind that can be read; give a CSV")
-    with pytest.raises(TableError, match="of no kind"):
+    assert problem_with_data(tmp_path / "x.json").startswith("which has no supported format; give a CSV")
+    with pytest.raises(TableError, match="has no supported format"):
         read_entries(tmp_path / "x.json", "x")
     (tmp_path / "folder").mkdir()
     assert problem_with_data(tmp_path / "folder").startswith("a folder without a CIF file")

@@ -1,4 +1,4 @@
-"""The cache on disk: nothing is lost, few files are opened, damage counts as absent, also where many use one folder."""
+"""The on-disk cache: no row is lost, few files are opened, damaged files are skipped, also with concurrent jobs."""
 
 import builtins
 import hashlib
@@ -26,15 +26,15 @@ def key(i):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The names of the Parquet files that are opened."""
-    names, plain = [], builtins.open
+    """Return a list to which the name of every opened Parquet file is appended."""
+    names, builtin_open = [], builtins.open
 
-    def counting(path, *words, **more):
+    def recording(path, *args, **kwargs):
         if str(path).endswith(".parquet"):
             names.append(str(path).rpartition("/")[2])
-        return plain(path, *words, **more)
+        return builtin_open(path, *args, **kwargs)
 
-    monkeypatch.setattr(content_cache, "open", counting, raising=False)
+    monkeypatch.setattr(content_cache, "open", recording, raising=False)
     return names
 
 
@@ -56,7 +56,7 @@ def test_rows_are_kept_and_damage_counts_as_absent(tmp_path):
 
 
 def test_folders_of_earlier_versions_are_read(tmp_path):
-    """Files of a column less, directly in the folder, named by keys without a separator."""
+    """These have files that lack a column and are named by their keys joined without a separator."""
     keys = [key(i) for i in range(3)]
     name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
     pq.write_table(pa.table({KEY: keys, "x": [0.0, 1.0, 2.0]}), tmp_path / f"{name}.parquet")
@@ -100,7 +100,7 @@ def test_joining_changes_no_answer(tmp_path_factory, saves, data):
 
 
 def test_a_file_that_vanished_is_looked_for_again(tmp_path, monkeypatch):
-    """Another process joins the files after this one has listed them."""
+    """Another process merges the files after this one has listed them."""
     cache, other = ContentCache(tmp_path, FIELDS), ContentCache(tmp_path, FIELDS)
     for i in range(20):
         cache.save({key(i): row(i)})

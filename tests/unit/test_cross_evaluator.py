@@ -11,7 +11,7 @@ from snakemake.iocontainers import InputFiles
 import make_ledger
 import make_table1
 from hullseeker.metrics.cross_evaluator import row_of_system
-from hullseeker.potentials.evaluators_of_run import evaluator_label, evaluators, repeated
+from hullseeker.potentials.evaluators_of_run import evaluator_label, evaluators, repeated_evaluators
 from hullseeker.tables.parquet import TableError, write_table
 from hullseeker.tables.results import paths_by_evaluator
 from make_cross_evaluator_table import main
@@ -204,8 +204,8 @@ def test_an_evaluator_that_rattles_has_a_name_of_its_own():
     assert [settings["rattle_ang"] for settings in found.values()] == [0.0, 0.1, 0.0]
     assert evaluator_label(found["sevennet_rattled"]) == "sevennet 7net-0, rattled by 0.1 Å"
     assert [settings["rattle_ang"] for settings in evaluators(RELAX | {"rattle_ang": 0.2}).values()] == [0.2]
-    assert repeated(RELAX | {"cross_check": further}) == []
-    assert len(repeated(RELAX | {"cross_check": further[:1] * 2})) == 1
+    assert repeated_evaluators(RELAX | {"cross_check": further}) == []
+    assert len(repeated_evaluators(RELAX | {"cross_check": further[:1] * 2})) == 1
 
 
 def test_a_cross_check_inherits_all_but_the_model():

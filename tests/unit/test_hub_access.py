@@ -102,7 +102,7 @@ def test_white_space_around_a_token_is_taken_off(hub, monkeypatch, end):
 def test_a_token_with_a_character_that_none_has_is_refused_unseen(hub, monkeypatch, inside):
     monkeypatch.setenv("HF_TOKEN", f"{TOKEN[:20]}{inside}{TOKEN[20:]}")
     (problem,) = missing_base_model("org/private")
-    assert f"HF_TOKEN has a character that no key or token has (U+{ord(inside):04X}, the 21. of 38)" in problem
+    assert f"HF_TOKEN has a character that no key or token has (U+{ord(inside):04X}, character 21 of 38)" in problem
     assert TOKEN[:20] not in problem and TOKEN[20:] not in problem and not hub.requests
     with pytest.raises(ValueError, match="HF_TOKEN has a character") as caught:
         fetch_base_model.fetch("org/private")
@@ -124,7 +124,7 @@ def test_a_token_that_cannot_be_used_is_told_of_a_model_in_the_cache_too(monkeyp
     assert missing_base_model("org/private") == missing_access(uma) == []
     monkeypatch.setenv("HF_TOKEN", "hf_a\x07b")
     for (problem,) in (missing_base_model("org/private"), missing_access(uma)):
-        assert "HF_TOKEN has a character that no key or token has (U+0007, the 5. of 6)" in problem
+        assert "HF_TOKEN has a character that no key or token has (U+0007, character 5 of 6)" in problem
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert missing_base_model("org/private") == missing_access(uma) == []
 
@@ -133,7 +133,7 @@ def test_a_token_that_cannot_be_used_is_told_of_a_model_in_the_cache_too(monkeyp
 def test_a_token_file_that_is_no_text(tmp_path):
     (tmp_path / "hf" / "token").write_bytes(b"\xff\xfe\x00hf")
     (problem,) = missing_base_model("org/private")
-    assert f"the token file {tmp_path}/hf/token cannot be read (it is no text); log in again" in problem
+    assert f"the token file {tmp_path}/hf/token cannot be read (it is not UTF-8 text); log in again" in problem
 
 
 def test_a_hub_that_is_out_of_reach_is_no_refusal(hub, monkeypatch):

@@ -1,4 +1,4 @@
-"""An error's trace stands in the log of its rule, its sentence on the terminal, and a secret in neither."""
+"""Errors of scripts: the traceback is in the rule's log, one line is on the terminal, and secrets are masked."""
 
 import os
 import subprocess
@@ -64,9 +64,9 @@ def test_a_secret_is_in_no_log_and_on_no_terminal(tmp_path):
 
 
 def test_a_secret_in_what_other_packages_log_or_a_thread_raises_is_masked(tmp_path):
-    """A message of theirs, its arguments, its trace, and the trace of a thread, in Python's own spelling of bytes."""
+    """Message, arguments and traceback of another package's logger, traceback of a thread, and the repr of bytes."""
     secret = "s3cr3t" * 6
-    said = """import logging, os, threading
+    code = """import logging, os, threading
         theirs = logging.getLogger("theirs")
         theirs.addHandler(logging.StreamHandler())
         key = os.environ["MP_API_KEY"]
@@ -80,7 +80,7 @@ def test_a_secret_in_what_other_packages_log_or_a_thread_raises_is_masked(tmp_pa
         thread.join()
         log.error("%s and %s", key, 1)
         raise TableError(f"refused {key!r} of https://me:word@host")"""
-    done = run_script(tmp_path / "a.log", said, MP_API_KEY=f" {secret}\n")
+    done = run_script(tmp_path / "a.log", code, MP_API_KEY=f" {secret}\n")
     written = done.stderr + done.stdout + (tmp_path / "a.log").read_text()
     assert "s3cr3t" not in written and "me:word" not in written
     assert "header b'Bearer  <MP_API_KEY>" in done.stderr

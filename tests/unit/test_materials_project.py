@@ -1,4 +1,4 @@
-"""The Materials Project's client against a local server: paging, faults, resumption, filters, and no key anywhere."""
+"""Download from a local Materials Project server: paging, faults, resumption, filters, and no key in outputs."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ def server(monkeypatch):
 
 
 def run_rule(script, folder, server, **changes):
-    """Run an extraction script as its rule would."""
+    """Run an extraction script as its rule does; return the rows of its table."""
     settings = {**SETTINGS, "endpoint": server.endpoint, **changes.pop("settings", {})}
     kind = script.__name__.removeprefix("extract_")
     job = SimpleNamespace(
@@ -76,7 +76,7 @@ def test_materials_are_filtered_here_and_on_the_server(server, tmp_path):
     measured = run_rule(extract_materials, tmp_path, server, settings={"icsd_only": True})
     assert {row["is_theoretical"] for row in everything} == {True, False}
     assert {row["is_theoretical"] for row in measured} == {False}
-    # No filter by size or elements: what is not trained on is still known, and competes.
+    # No filter by size or elements: excluded materials remain known crystals and competing phases.
     queries = [query for kind, query in server.requests if kind == "summary"]
     assert {name for query in queries for name in query if not name.startswith("_")} == {"deprecated", "theoretical"}
     assert {row["formula"] for row in everything} >= {"LiBr", "NaBr", "KBr"}
@@ -186,7 +186,7 @@ PAGES = {
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_of_a_gateway_is_no_refusal_of_the_key(server, tmp_path, page):
-    """Tried again; where it stays, it is said what it is, in one line."""
+    """The request is retried; if the page persists, the error describes it on one line."""
     status, body, words = PAGES[page]
     fault = times(2, lambda handler: handler.answer(status, body, Content_Type="text/html"), lambda q: "_skip" in q)
     server.faults.append(fault)
@@ -236,7 +236,7 @@ def test_an_answer_that_is_none_is_asked_for_again(server, tmp_path, status, bod
 
 
 def test_a_gateway_before_the_first_answer(server, monkeypatch):
-    """The client takes a 403 of the heartbeat for a database without a version, and remembers it."""
+    """The client ignores a 403 of the heartbeat, and caches a missing database version."""
     pages = [times(1, lambda handler: handler.answer(403, b"<html>no</html>"), lambda _: True)]
     monkeypatch.setattr(type(server), "heartbeat_faults", pages, raising=False)
     source = MaterialsProject(server.endpoint, 3, 0.01)
@@ -258,7 +258,7 @@ def test_a_gateway_before_the_first_answer(server, monkeypatch):
 @pytest.mark.parametrize("char", ["\n", "\x07", " ", "\u2026"])
 def test_a_key_with_a_character_that_none_has(server, monkeypatch, char):
     monkeypatch.setenv("MP_API_KEY", KEY[:10] + char + KEY[11:])
-    with pytest.raises(ExtractionError, match=rf"\(U\+{ord(char):04X}, the 11\. of 32\)") as caught:
+    with pytest.raises(ExtractionError, match=rf"\(U\+{ord(char):04X}, character 11 of 32\)") as caught:
         MaterialsProject(server.endpoint, 2, 0.01)
     assert KEY[:10] not in str(caught.value)
     monkeypatch.setenv("MP_API_KEY", f"{KEY}{char if char.isspace() else ''}")

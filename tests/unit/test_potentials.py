@@ -1,4 +1,4 @@
-"""Potentials from the user's own files, and what they refuse; their numbers are in tests/golden."""
+"""Loading of potentials from checkpoint files, rejected files and covered elements; energies are in tests/golden."""
 
 import math
 import os
@@ -10,7 +10,7 @@ import torch
 from ase.build import bulk
 
 from configs import relaxation_settings
-from hullseeker.potentials.checkpoints import require_harmless
+from hullseeker.potentials.checkpoints import require_safe_checkpoint
 from hullseeker.potentials.energy_scales import scale_of
 from hullseeker.potentials.interface import load_potential
 from hullseeker.potentials.registry import EVALUATORS, name_in_rows
@@ -59,7 +59,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     path = tmp_path / "text.pth"
     path.write_text("no checkpoint")
     with pytest.raises(ValueError, match="text.pth.*cannot read as a checkpoint"):
-        require_harmless(path)
+        require_safe_checkpoint(path)
 
 
 def test_a_precision_that_a_potential_lacks_is_refused():
@@ -79,7 +79,7 @@ def test_a_missing_package_is_named_with_its_environment(monkeypatch):
 
 @pytest.mark.parametrize(("potential", "model"), [("chgnet", "0.3.0"), ("chgnet", "0.2.0"), ("sevennet", "7net-0")])
 def test_what_mptrj_lacks_is_not_covered(potential, model):
-    """89 elements: no Po, At, Rn, Fr, Ra, and nothing beyond Pu."""
+    """MPtrj has 89 elements: H to Pu without Po, At, Rn, Fr and Ra."""
     loaded = load_potential(potential, model)
     assert loaded.covered_atomic_numbers == frozenset(range(1, 95)) - {84, 85, 86, 87, 88} == MPTRJ
     (outcome,) = relax_batch(loaded, [bulk("Po", "sc", a=3.35)], relaxation_settings())
@@ -88,7 +88,7 @@ def test_what_mptrj_lacks_is_not_covered(potential, model):
 
 
 def test_a_transferred_chgnet_covers_what_its_own_references_were_fitted_to(tmp_path):
-    """r2SCAN's data have no Yb. A checkpoint of one's own that was fitted to Po covers it; a tuned one does not."""
+    """The r2SCAN data lack Yb; a checkpoint with fitted reference energy of Po covers Po, an inherited one does not."""
     assert load_potential("chgnet", "r2scan").covered_atomic_numbers == MPTRJ - {70}
     checkpoint = torch.load(shipped_checkpoint("chgnet"), map_location="cpu", weights_only=False)
     references = checkpoint["model"]["state_dict"]["composition_model.fc.weight"]
@@ -99,7 +99,7 @@ def test_a_transferred_chgnet_covers_what_its_own_references_were_fitted_to(tmp_
 
 
 def test_uma_covers_omat24_whatever_its_references_say():
-    """fairchem's references of UMA's task omat: 0 within rounding for Po to Fr, numbers for Ra and Am to Es."""
+    """Reference energies of UMA's task omat in fairchem: 0 within rounding for Po to Fr, not 0 for Ra and Am to Es."""
     references = [
         1e-19,
         *[-3.0] * 83,
@@ -117,7 +117,7 @@ def test_uma_covers_omat24_whatever_its_references_say():
     ]
     assert len(references) == 100
     assert uma_elements(references, 100) == OMAT24 == frozenset(range(1, 95)) - {84, 85, 86, 87, 88}
-    references[10] = math.nan  # as later checkpoints mark what they were not fitted to
+    references[10] = math.nan  # in later checkpoints, NaN marks elements that were not fitted
     assert uma_elements(references, 100) == OMAT24 - {10}
     assert uma_elements(None, 100) == OMAT24
     assert uma_elements(None, 90) == OMAT24 - {90, 91, 92, 93, 94}

@@ -148,7 +148,7 @@ def test_a_key_that_cannot_be_sent_is_not_shown(monkeypatch, char):
     monkeypatch.setenv("MP_API_KEY", KEY[:10] + char + KEY[11:])
     (problem,) = refused_key(NOBODY, must_answer=False)
     assert problem.startswith(
-        f"MP_API_KEY has a character that no key or token has (U+{ord(char):04X}, the 11. of 32);"
+        f"MP_API_KEY has a character that no key or token has (U+{ord(char):04X}, character 11 of 32);"
     )
     assert KEY[:10] not in problem
 

@@ -1,4 +1,4 @@
-"""Seeds are the same everywhere; the hash of a folder follows its content."""
+"""Seeds are deterministic; the hash of a folder depends on its content."""
 
 from hullseeker.runtime.provenance import seed_for, sha256_of_path
 

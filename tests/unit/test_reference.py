@@ -20,11 +20,11 @@ from hullseeker.metrics.hull_rows import hull_of_phases, hull_row
 from hullseeker.metrics.verdict import is_stable
 from hullseeker.potentials.evaluators_of_run import evaluators
 from hullseeker.relaxation.phases import (
-    dealt,
     evaluator_name,
     ids_by_content,
     read_job,
     relaxation_cache,
+    split_into_jobs,
     write_jobs,
 )
 from hullseeker.tables.content_cache import KEY
@@ -131,10 +131,10 @@ def crystals(sizes):
 @given(st.lists(st.integers(1, 5), max_size=60), st.integers(1, 7), st.integers(1, 9), st.integers(1, 70), st.randoms())
 def test_no_job_is_empty_and_blocks_do_not_depend_on_jobs(sizes, together, per_job, most, random):
     rows = crystals(sizes)
-    (alone,) = dealt(rows, together, 1, 1) or [[]]
+    (alone,) = split_into_jobs(rows, together, 1, 1) or [[]]
     blocks = [alone[i : i + together] for i in range(0, len(alone), together)]
     random.shuffle(rows)
-    jobs = dealt(rows, together, per_job, most)
+    jobs = split_into_jobs(rows, together, per_job, most)
     assert all(jobs) and len(jobs) <= most
     assert len(jobs) == min(most, -(-len(rows) // max(per_job, together)))
     found = [job[i : i + together] for job in jobs for i in range(0, len(job), together)]
@@ -143,8 +143,8 @@ def test_no_job_is_empty_and_blocks_do_not_depend_on_jobs(sizes, together, per_j
 
 
 def test_sixteen_phases_are_two_jobs_and_none_are_none():
-    assert [len(job) for job in dealt(crystals([4] * 16), 1, 8, 64)] == [8, 8]
-    assert dealt([], 1, 8, 64) == []
+    assert [len(job) for job in split_into_jobs(crystals([4] * 16), 1, 8, 64)] == [8, 8]
+    assert split_into_jobs([], 1, 8, 64) == []
 
 
 def test_a_job_reads_its_own_rows(tmp_path, rocksalt, copper):

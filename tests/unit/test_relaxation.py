@@ -1,4 +1,4 @@
-"""Batched relaxation: the same minima as ASE alone, one bad cell costs no other, every row comes out."""
+"""Batched relaxation: same minima as ASE, failures affect single cells only, one result per row."""
 
 import resource
 from dataclasses import MISSING, fields
@@ -57,7 +57,7 @@ def test_batched_minima_are_those_of_ase_one_by_one(sevennet):
 
 
 class Harmonic:
-    """Springs to the cell's centre: a potential of which the answer is known; NaN where there is gold."""
+    """Harmonic potential that pulls atoms to the centre of the cell; its energy is NaN for cells with gold."""
 
     name, energy_scale, covered_atomic_numbers = "harmonic", "none", frozenset(range(1, 90))
     cutoff_ang = 5.0
@@ -85,8 +85,8 @@ def test_a_nan_an_unknown_element_and_a_step_cap_are_outcomes():
     assert capped.cell is None
 
 
-class Told(Harmonic):
-    """A potential that answers what it is told: energy, and the force and stress that pull the cell about."""
+class ConstantPotential(Harmonic):
+    """Potential with a constant energy, force and stress, or that raises an error."""
 
     def __init__(self, energy_ev=0.0, force_ev_per_ang=0.0, stress_ev_per_ang3=0.0, error=None):
         self.energy_ev, self.force, self.stress, self.error = energy_ev, force_ev_per_ang, stress_ev_per_ang3, error
@@ -104,14 +104,19 @@ PAIR = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1.0]], cell=[4, 4, 4], pbc=True)
 @pytest.mark.parametrize(
     ("potential", "changes", "status", "words"),
     [
-        (Told(energy_ev=-1e4), {}, "energy_out_of_range", "-5000 eV/atom after 0 steps"),
-        (Told(energy_ev=1e4), {}, "energy_out_of_range", "5000 eV/atom"),
-        (Told(force_ev_per_ang=5e3), {}, "forces_exploded", "5e+03 eV/Å after 10 steps"),
-        (Told(stress_ev_per_ang3=-9.0), {}, "volume_exploded", "the volume changed by a factor of"),
-        (Told(), {"min_distance_ang": 1.5}, "atoms_collided", "atoms 1 Å apart; the limit is 1.5"),
-        (Told(energy_ev=float("nan")), {}, "relax_failed", "not finite"),
-        (Told(error=RuntimeError("DefaultCPUAllocator: can't allocate memory")), {}, "too_large", "can't allocate"),
-        (Told(error=ValueError("no neighbours")), {}, "relax_failed", "ValueError: no neighbours"),
+        (ConstantPotential(energy_ev=-1e4), {}, "energy_out_of_range", "-5000 eV/atom after 0 steps"),
+        (ConstantPotential(energy_ev=1e4), {}, "energy_out_of_range", "5000 eV/atom"),
+        (ConstantPotential(force_ev_per_ang=5e3), {}, "forces_exploded", "5e+03 eV/Å after 10 steps"),
+        (ConstantPotential(stress_ev_per_ang3=-9.0), {}, "volume_exploded", "the volume changed by a factor of"),
+        (ConstantPotential(), {"min_distance_ang": 1.5}, "atoms_collided", "atoms 1 Å apart; the limit is 1.5"),
+        (ConstantPotential(energy_ev=float("nan")), {}, "relax_failed", "not finite"),
+        (
+            ConstantPotential(error=RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+            {},
+            "too_large",
+            "can't allocate",
+        ),
+        (ConstantPotential(error=ValueError("no neighbours")), {}, "relax_failed", "ValueError: no neighbours"),
     ],
     ids=["hole", "high", "forces", "volume", "distance", "nan", "memory", "error"],
 )
@@ -124,7 +129,7 @@ def test_what_ends_a_relaxation_has_a_status_of_its_own(potential, changes, stat
 
 
 def test_cells_that_are_hopeless_are_outcomes_beside_a_good_one(sevennet, rocksalt):
-    """Two atoms on one site, an angle of 1 degree, 2,000 atoms: none of them costs the good cell anything."""
+    """Coincident atoms, an angle of 1 degree, or 2,000 atoms do not affect a valid cell in the same batch."""
     good = to_atoms(rocksalt)
     on_one_site = Atoms("NaCl", positions=np.zeros((2, 3)), cell=[4, 4, 4], pbc=True)
     flat = Atoms("NaCl", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[4, 4, 4, 90, 90, 1], pbc=True)
@@ -143,7 +148,7 @@ def test_cells_that_are_hopeless_are_outcomes_beside_a_good_one(sevennet, rocksa
 
 
 def test_a_cell_that_does_not_fit_in_memory_is_an_outcome(sevennet, rocksalt):
-    """With the address space held to what is in use and a little more, torch is refused its memory."""
+    """A limit of the address space just above the current use makes allocations of torch fail."""
     large = bulk("NaCl", "rocksalt", a=5.64, cubic=True) * (4, 4, 4)
     large.rattle(0.01, seed=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -157,7 +162,7 @@ def test_a_cell_that_does_not_fit_in_memory_is_an_outcome(sevennet, rocksalt):
 
 
 def test_symmetry_is_kept_or_free():
-    """A tetragonal start in a cubic metal: kept, it stays tetragonal; free, it becomes cubic."""
+    """A tetragonally strained cubic metal stays tetragonal with keep_symmetry, and else relaxes to the cubic cell."""
     start = bulk("Cu", "fcc", a=3.6, cubic=True)
     start.set_cell(start.cell.array * [[1.0], [1.0], [1.1]], scale_atoms=True)
     start.positions[1] += 0.004
@@ -191,7 +196,7 @@ def test_rattling_breaks_every_symmetry_and_depends_on_seed_and_row_alone(rocksa
 
 
 def test_rattled_a_saddle_point_is_left(sevennet):
-    """Simple cubic aluminium keeps its symmetry, and so its high energy; with noise it becomes close-packed."""
+    """Simple cubic aluminium, a saddle point, keeps its symmetry without noise, and becomes close-packed with noise."""
     simple_cubic = {**from_atoms(Atoms("Al", cell=[2.7] * 3, pbc=True)), "structure_id": "al"}
     plain, free = (
         relax_block(sevennet, [simple_cubic], relaxation_settings(), "per_cell", rattle_ang, 3)[0]
@@ -227,5 +232,5 @@ def test_unknown_potential_and_optimizer_are_named():
 @pytest.mark.parametrize(("settings", "section"), [(RelaxSettings, "relax"), (TextFormat, "crystal_text")])
 def test_settings_have_no_defaults_beside_the_config(settings, section):
     given = yaml.safe_load((ROOT / "config.yaml").read_text())[section]
-    assert {one.name for one in fields(settings)} <= given.keys()
-    assert [one.name for one in fields(settings) if one.default is not MISSING] == []
+    assert {field.name for field in fields(settings)} <= given.keys()
+    assert [field.name for field in fields(settings) if field.default is not MISSING] == []

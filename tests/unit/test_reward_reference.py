@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hullseeker.potentials import evaluation
-from hullseeker.potentials.evaluation import energies_once
+from hullseeker.potentials.evaluation import cached_energies
 from hullseeker.rewards.reference import phases_of_training, reference_rows
 from hullseeker.rewards.terms import RewardContext
 from hullseeker.tables.parquet import write_table
@@ -74,10 +74,10 @@ class Counting:
 def test_every_crystal_is_evaluated_once_whatever_the_experiment(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "load_potential", lambda *_: Counting())
     rows = [row("a", "NaCl", [11, 17]), row("b", "NaCl", [11, 17]), row("c", "NaCl", [11, 17], length=5.0)]
-    first = energies_once(SETTINGS, rows, str(tmp_path), LOG)
+    first = cached_energies(SETTINGS, rows, str(tmp_path), LOG)
     assert first == pytest.approx([-0.64, -0.64, -1.25])
     assert Counting.n_evaluated == 2
-    again = energies_once(SETTINGS, [*rows[::-1], row("d", "Na", [11])], str(tmp_path), LOG)
+    again = cached_energies(SETTINGS, [*rows[::-1], row("d", "Na", [11])], str(tmp_path), LOG)
     assert again == pytest.approx([-1.25, -0.64, -0.64, -0.64])
     assert Counting.n_evaluated == 3
 

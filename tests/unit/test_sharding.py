@@ -1,4 +1,4 @@
-"""Blocks: every row once, and the same company whatever the number of shards."""
+"""Sharding: every row is in exactly one block, and blocks do not depend on the number of shards."""
 
 import pytest
 from hypothesis import given, settings

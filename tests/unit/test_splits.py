@@ -1,4 +1,4 @@
-"""Splits: by formula or chemical system, the shares that were asked for, stable under more data, without leaks."""
+"""Splits by formula or chemical system: requested fractions, stability when data are added, and leaks."""
 
 import json
 from types import SimpleNamespace
@@ -143,7 +143,7 @@ def crystal(name, structure, split=None, e_above_hull=None):
 
 
 def split_of(tmp_path, rows, **changes):
-    """Run split_materials as its rule would; return the rows by id, what was counted, and the log."""
+    """Run split_materials as its rule does; return the rows by id, the counts of the selection, and the log."""
     write_table(tmp_path / "extracted.parquet", rows, "materials")
     limits = {"max_sites": 20, "exclude_elements": [], "max_e_above_hull_ev_per_atom": None}
     job = SimpleNamespace(
@@ -159,13 +159,13 @@ def split_of(tmp_path, rows, **changes):
 
 
 def test_a_conventional_cell_is_used_as_its_primitive_one(tmp_path):
-    """56 atoms in the conventional cell of spinel, 14 in the primitive one; the energy is per atom and stays."""
+    """Spinel has 56 atoms in the conventional and 14 in the primitive cell; its energy per atom is unchanged."""
     rows = [crystal("spinel", SPINEL, "train", 0.01), crystal("salt", SALT, "test", 0.02)]
     rows, counts, log = split_of(tmp_path, rows)
     assert rows["spinel"]["left_out"] is None
     assert len(rows["spinel"]["atomic_numbers"]) == 14
     assert rows["spinel"]["e_above_hull_ev_per_atom"] == 0.01
-    assert rows["salt"]["frac_coords"] == from_structure(SALT)["frac_coords"]  # it fits as it stands
+    assert rows["salt"]["frac_coords"] == from_structure(SALT)["frac_coords"]  # not changed, as it is small enough
     assert StructureMatcher(primitive_cell=False).fit(to_structure(rows["spinel"]), SPINEL.get_primitive_structure())
     assert (counts["n_made_primitive"], counts["n_too_large"], counts["n_read"]) == (1, 0, 2)
     assert "1 made primitive to fit 20 sites" in log
@@ -180,7 +180,7 @@ def test_a_conventional_cell_is_used_as_its_primitive_one(tmp_path):
     ],
 )
 def test_what_is_left_out_is_kept_as_it_was_given_and_still_known(tmp_path, changes, why, count):
-    """A sample that is the left-out training crystal, in another cell, is not novel."""
+    """A sample that matches the excluded training crystal, in another cell, is not novel."""
     given = [crystal("salt", SALT, "train", 0.0), crystal("spinel", SPINEL, "train", 0.1)]
     given.append(crystal("potash", SALT.copy().replace_species({"Na": "K"}), "test", 0.0))
     rows, counts, _ = split_of(tmp_path, given, **changes)
@@ -248,7 +248,7 @@ def test_a_cell_that_has_no_primitive_one_counts_as_it_stands(lattice):
 
 @given(st.sampled_from([SALT, SPINEL]), st.integers(-2, 2), st.integers(-2, 2), st.integers(2, 3), st.randoms())
 def test_the_primitive_cell_is_the_same_crystal_however_it_was_repeated(structure, a, b, n, random):
-    """Skewed supercells with their atoms in any order: the same number of atoms and the same volume of each."""
+    """Skewed supercells with shuffled atoms have a primitive cell of the right size, volume per atom and structure."""
     large = structure.copy()
     large.make_supercell([[n, 0, 0], [a, 1, 0], [0, b, 1]])
     order = list(range(len(large)))

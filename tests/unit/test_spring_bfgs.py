@@ -1,4 +1,4 @@
-"""The quasi-Newton minimiser: its model Hessian against the springs' energy, its minima against ASE's."""
+"""SpringBfgs: the initial Hessian against the energy of the springs, and the minima against those of ASE."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def perturbed(symbols, seed, size=(1, 1, 1)):
 
 
 class EffectiveMedium:
-    """ASE's EMT as one of our potentials: an independent energy with analytic forces and stress."""
+    """ASE's EMT as a Potential, with analytic forces and stress."""
 
     name, energy_scale, covered_atomic_numbers, cutoff_ang = "emt", "none", frozenset(range(1, 95)), 6.0
 
@@ -46,7 +46,7 @@ class EffectiveMedium:
 
 
 def springs_energy_ev(atoms, shift):
-    """The energy of the springs, summed pair by pair over images, for a displacement and strain (3n + 6,)."""
+    """Return the energy (eV) of the springs for displacements and strain (3n + 6,), summed over pairs and images."""
     n, radii = len(atoms), covalent_radii[atoms.numbers]
     moves = shift[: 3 * n].reshape(n, 3)
     strain = np.einsum("k,kab->ab", shift[3 * n :], spring_bfgs._STRAINS)

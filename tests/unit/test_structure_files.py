@@ -1,4 +1,4 @@
-"""Structures from other people's files: every entry is a row or a refusal with its reason."""
+"""Reading of structure files: every entry becomes a row or a refusal with its reason."""
 
 import bz2
 import gzip
@@ -103,7 +103,7 @@ def test_parquet_of_three_columns_and_ours(tmp_path, rocksalt):
         ("m.csv", "", "cannot be read as CSV"),
         ("m.parquet", "not parquet", "cannot be read as Parquet"),
         ("m.extxyz", "hello\n2\nNa 0 0\n", "begins with 'hello', not with a number of atoms"),
-        ("m.json", "{}", "of no kind that can be read"),
+        ("m.json", "{}", "has no supported format"),
     ],
 )
 def test_foreign_files_are_refused_whole(tmp_path, name, content, words):
@@ -142,7 +142,7 @@ def test_an_id_names_one_structure_in_all_files(tmp_path, cif):
     assert read_sources({"all": str(tmp_path / "train.csv")})[0][0]["split"] is None
 
 
-# Text stays as written: ids, prompts, prototypes.
+# Ids, prompts and prototypes are read as text.
 
 
 def csv_of(tmp_path, cif, **columns):
@@ -166,13 +166,13 @@ def test_prompts_and_prototypes_are_text_as_written(tmp_path, cif):
     prompts = ["NaN", "InF", "NO", "", "NaCl", "1e5"]
     path = csv_of(tmp_path, cif, prompt_formula=prompts, prototype=["225", "1.10", "true", "NA", "", "x"])
     entries = read_entries(path, "t")
-    assert [entry.about.get("prompt_formula") for entry in entries] == ["NaN", "InF", "NO", None, "NaCl", "1e5"]
-    assert [entry.about.get("prototype") for entry in entries] == ["225", "1.10", "true", "NA", None, "x"]
+    assert [entry.properties.get("prompt_formula") for entry in entries] == ["NaN", "InF", "NO", None, "NaCl", "1e5"]
+    assert [entry.properties.get("prototype") for entry in entries] == ["225", "1.10", "true", "NA", None, "x"]
 
 
 def test_a_number_is_a_number_or_missing_or_named(tmp_path, cif):
     path = csv_of(tmp_path, cif, material_id=["a", "b", "c"], e_above_hull=["0.1", "", "NaN"])
-    found = [entry.about.get("database_e_above_hull_ev_per_atom") for entry in read_entries(path, "t")]
+    found = [entry.properties.get("database_e_above_hull_ev_per_atom") for entry in read_entries(path, "t")]
     assert found == [0.1, None, None]
     for text in ("unknown", "inf", "0,1"):
         path = csv_of(tmp_path, cif, material_id=["a", "b"], e_above_hull=["0.1", f'"{text}"'])
@@ -198,7 +198,7 @@ def test_a_mark_of_byte_order_is_no_part_of_a_file(tmp_path, rocksalt, cif):
         assert same(row, rocksalt) and not refused
 
 
-# A folder: every file that says it is CIF, every crystal in it.
+# Folders of CIF files, with all data blocks.
 
 
 def test_every_cif_like_file_of_a_folder_is_an_entry(tmp_path, cif):
@@ -217,7 +217,7 @@ def test_every_cif_like_file_of_a_folder_is_an_entry(tmp_path, cif):
     assert [row["structure_id"] for row in rows] == ["s1", "s2", "s3", "s4", "s5", "s6", "sub/s1"]
     errors = {row["structure_id"]: row["error"] for row in refused}
     assert set(errors) == {"s7", "s8", "s9"}
-    assert "packed as .gz, .bz2, .xz" in errors["s7"] and "more than 1 MB" in errors["s9"]
+    assert "compressed as .gz, .bz2, .xz" in errors["s7"] and "more than 1 MB" in errors["s9"]
 
 
 def test_files_of_one_name_keep_their_suffix(tmp_path, cif):
@@ -238,7 +238,7 @@ def test_every_block_of_a_file_is_an_entry_and_a_cell_holds_one(tmp_path, cif):
     assert entry.outcome == "the CIF holds 2 crystals (data blocks one, two); give each a row of its own"
 
 
-# extxyz, frame by frame.
+# Frames of extxyz files.
 
 CELL = 'Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3'
 
@@ -275,8 +275,8 @@ def test_a_bad_frame_costs_itself_alone(tmp_path):
     assert formulas[0] == "NaCl" == formulas[9]
     assert entries[1].outcome["atomic_numbers"] == [1, 1, 8]
     for at, words in (
-        (2, "'Na1' is no element"),
-        (3, "'Vac' is no element"),
+        (2, "'Na1' is not an element"),
+        (3, "'Vac' is not an element"),
         (4, "atomic number outside"),
         (5, "says 3 atoms and has 1"),
         (6, "says 1 atoms and has 2"),
@@ -298,11 +298,11 @@ def test_words_of_a_comment_are_text(tmp_path):
             for given, name in zip(texts, ids, strict=True)
         ),
     )
-    assert [entry.about["prompt_formula"] for entry in entries] == list(texts.values())
+    assert [entry.properties["prompt_formula"] for entry in entries] == list(texts.values())
     assert [entry.source_id for entry in entries] == [name.strip('"') for name in ids]
 
 
-# Parquet of other names and types.
+# Parquet files with other column names and types.
 
 
 def test_parquet_of_other_names_is_read_and_of_other_types_refused(tmp_path, rocksalt):
@@ -316,7 +316,7 @@ def test_parquet_of_other_names_is_read_and_of_other_types_refused(tmp_path, roc
         pq.write_table(pa.table({**columns, name: ["007", None]}), tmp_path / "m.parquet")
         assert [entry.source_id for entry in read_entries(tmp_path / "m.parquet", "t")] == ["007", "t-000001"]
     pq.write_table(pa.table({**columns, "prompt_formula": ["NaCl", None]}), tmp_path / "m.parquet")
-    assert [entry.about for entry in read_entries(tmp_path / "m.parquet", "t")] == [{"prompt_formula": "NaCl"}, {}]
+    assert [entry.properties for entry in read_entries(tmp_path / "m.parquet", "t")] == [{"prompt_formula": "NaCl"}, {}]
     refused({**columns, "atomic_numbers": [["Na", "Cl"]] * 2}, "atomic_numbers is of type .*string.* whole numbers")
     refused({**columns, "lattice_ang": [["4"] * 9] * 2}, "lattice_ang is of type .*string.* flat list of numbers")
     nested = [np.reshape(rocksalt["lattice_ang"], (3, 3)).tolist()] * 2
@@ -335,7 +335,7 @@ def test_a_cell_without_volume_is_refused_in_every_file(tmp_path, rocksalt, latt
 
 
 def test_a_file_that_gives_no_row_is_refused_whatever_the_others_give(tmp_path, cif):
-    """Else its split would be drawn from another file."""
+    """Otherwise the empty split would be filled from another file."""
     pd.DataFrame({"material_id": ["a"], "cif": [cif]}).to_csv(tmp_path / "train.csv", index=False)
     pd.DataFrame({"material_id": ["b"], "cif": ["no cif"]}).to_csv(tmp_path / "val.csv", index=False)
     with pytest.raises(TableError, match=r"no structure could be read from .*val\.csv; 1 were refused, the first"):

@@ -1,4 +1,4 @@
-"""Tables: schemas are enforced, writes are whole, merging refuses what is not the parent's."""
+"""Tables: schemas are enforced, writes are atomic, and shards are merged only if their ids are those of the parent."""
 
 import errno
 import subprocess
@@ -124,7 +124,7 @@ def run_in_scripts(*command):
 
 
 def test_a_file_too_large_for_its_limit_is_never_half_written(tmp_path):
-    """The kernel refuses to write on: the process fails, the final name does not appear."""
+    """The file exceeds RLIMIT_FSIZE: the process fails, and no file of the final name appears."""
     limited = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
@@ -136,10 +136,10 @@ def test_a_file_too_large_for_its_limit_is_never_half_written(tmp_path):
 
 
 def test_a_full_disk_is_named_and_keeps_the_table_that_was_there(tmp_path):
-    """A real file system of 64 kB, in a mount namespace of the test's own."""
+    """Writes to a tmpfs of 64 kB, mounted in a separate mount namespace."""
     mounting = 'mount -t tmpfs -o size=64k tmpfs "$1" && echo old > "$1/t.parquet"'
     if run_in_scripts("unshare", "-rm", "sh", "-c", mounting, "-", str(tmp_path)).returncode:
-        pytest.skip("no mount namespaces here; the size limit above stands for them")
+        pytest.skip("no mount namespaces on this system; the file size limit is tested above")
     then = f'{mounting} || exit 9; "$2" -c "$3" "$1/t.parquet"; echo "exit $?"; ls -A "$1"; cat "$1/t.parquet"'
     done = run_in_scripts("unshare", "-rm", "sh", "-c", then, "-", str(tmp_path), sys.executable, LARGE_TABLE)
     assert done.stdout.split() == ["exit", "1", "t.parquet", "old"]

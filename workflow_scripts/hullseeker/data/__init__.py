@@ -1,1 +1,1 @@
-"""Crystals from the Materials Project and from files, prototypes, and which rows are used."""
+"""Crystals from the Materials Project, from files and from prototypes, and the selection of rows."""

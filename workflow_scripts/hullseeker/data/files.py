@@ -1,4 +1,4 @@
-"""Whether a file of structures is of a kind that can be read, told by its name and size before any job.
+"""Check of the format of structure files by name and size, before any job starts.
 
 Needs: the standard library. structure_files.py reads them.
 """
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from hullseeker.runtime.provenance import cif_files_of
 
-# In lower case; a folder holds CIF files.
+# Lower-case suffixes of supported files; a folder must contain CIF files.
 SUFFIXES = (".csv", ".extxyz", ".xyz", ".parquet")
 KINDS = "a CSV with a column cif, a folder of CIF files, .extxyz, or .parquet"
 
 
 def problem_with_data(path: str | Path) -> str | None:
-    """Return why a file or folder that is there holds no structures, as the rest of a sentence; None where it may."""
+    """Return why a path cannot hold structures, as the end of a sentence; None if it can or does not exist."""
     path = Path(path)
     if not path.exists():
         return None
@@ -27,5 +27,5 @@ def problem_with_data(path: str | Path) -> str | None:
             return None
         return f"a folder without a CIF file; give {KINDS}"
     if not path.name.lower().endswith(SUFFIXES):
-        return f"which is of no kind that can be read; give {KINDS}"
+        return f"which has no supported format; give {KINDS}"
     return None if path.stat().st_size else f"which is empty; give {KINDS}"

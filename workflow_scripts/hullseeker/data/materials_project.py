@@ -1,9 +1,9 @@
-"""Documents of the Materials Project, page by page, through its official client.
+"""Paged download of Materials Project documents with the official client (mp-api).
 
 Needs: mp-api, pyarrow, pymatgen, tenacity.
 
-Every page becomes a Parquet file as soon as it is there, so that memory stays flat and an interrupted download goes
-on where it was. The API key is taken from the environment and written nowhere.
+Every page is written to a Parquet file when it arrives, which bounds memory use and lets an interrupted download
+resume. The API key is read from the environment and never written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ase.data import atomic_numbers as NUMBER_OF  # noqa: N812  a table, used as one
+from ase.data import atomic_numbers as NUMBER_OF  # noqa: N812  a constant
 from mp_api.client import MPRester
 from mp_api.client.core.exceptions import MPRestError
 from pymatgen.core import Composition
@@ -35,28 +35,28 @@ from hullseeker.runtime.provenance import sha256_of_json
 from hullseeker.tables.schemas import SCHEMAS
 
 _STATUS = re.compile(r"status code (\d{3})")
-# How the client words an answer that is none.
-_ANSWER = re.compile(r" with message:\n(?P<whole>Response )?(?P<text>.*)", re.DOTALL)
+# The client's error message for a failed response.
+_FAILED_RESPONSE = re.compile(r" with message:\n(?P<is_raw>Response )?(?P<text>.*)", re.DOTALL)
 MATERIALS = SCHEMAS["materials"]
 
 
 class ExtractionError(RuntimeError):
-    """The Materials Project cannot be read; the message says why and what to do, and never names the key."""
+    """The download failed; the message says why and what to do, and never contains the key."""
 
 
 class TransientError(ExtractionError):
-    """A failure that may pass: too many requests, a server error, a broken connection."""
+    """A failure that is worth a retry: too many requests, a server error, a broken connection."""
 
 
 class RefusedDocumentError(ValueError):
-    """A document that cannot become a row; the message says why."""
+    """A document cannot be converted to a row; the message says why."""
 
 
 class MaterialsProject:
-    """One endpoint's documents of one kind (`summary` or `thermo`), as plain dictionaries."""
+    """Client of one endpoint, which returns documents (`summary` or `thermo`) as dictionaries and retries failures."""
 
     def __init__(self, endpoint: str, max_attempts: int, longest_wait_s: float, log: Callable = print) -> None:
-        """Connect; raises ExtractionError where the key is missing or the server cannot be reached."""
+        """Connect to the endpoint; raises ExtractionError if the key is missing or the server cannot be reached."""
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
         if not self._key:
             raise ExtractionError(
@@ -69,14 +69,14 @@ class MaterialsProject:
             retry=retry_if_exception_type(TransientError),
             stop=stop_after_attempt(max_attempts),
             wait=wait_exponential(multiplier=min(1.0, longest_wait_s), max=longest_wait_s),
-            before_sleep=lambda state: log(self._says(state)),
+            before_sleep=lambda state: log(self._retry_message(state)),
             reraise=True,
         )
         self.endpoint = endpoint
 
         def connect() -> MPRester:
             client = MPRester(self._key, endpoint=endpoint, use_document_model=False, mute_progress_bars=True)
-            if not client.db_version:  # so the client takes a 403, and remembers it
+            if not client.db_version:  # the client ignores a 403 here, and caches the result
                 type(client)._get_heartbeat_info.cache_clear()
                 raise TransientError(
                     f"{endpoint} does not say its database version, as when a gateway answers in its place; see "
@@ -90,57 +90,57 @@ class MaterialsProject:
         self.db_version = str(self._client.db_version)
 
     @staticmethod
-    def _says(state: RetryCallState) -> str:
+    def _retry_message(state: RetryCallState) -> str:
         assert state.next_action is not None and state.outcome is not None
         error = state.outcome.exception()
-        return f"attempt {state.attempt_number} failed, again in {state.next_action.sleep:.1f} s: {error}"
+        return f"attempt {state.attempt_number} failed, retry in {state.next_action.sleep:.1f} s: {error}"
 
     def count(self, kind: str, criteria: Mapping) -> int:
-        """Return how many documents fit."""
+        """Return the number of documents that match the criteria."""
         return int(self._retrying(self._translated, lambda: self._rester(kind).count({"_limit": 1, **criteria})))
 
     def page(self, kind: str, criteria: Mapping, fields: Iterable[str], skip: int, limit: int) -> list[dict]:
-        """Return documents `skip` to `skip + limit`; retried while the failure is transient, ExtractionError then."""
-        # The client's public search takes neither a starting point nor plain filters for every kind; this is its base.
-        ask = {"num_chunks": 1, "chunk_size": limit, "all_fields": False, "fields": list(fields), "_skip": skip}
-        return self._retrying(self._translated, lambda: self._rester(kind)._search(**ask, **criteria))
+        """Return documents `skip` to `skip + limit`; raises ExtractionError if retries of transient failures fail."""
+        # The public search methods support neither an offset nor arbitrary filters; they are built on `_search`.
+        query = {"num_chunks": 1, "chunk_size": limit, "all_fields": False, "fields": list(fields), "_skip": skip}
+        return self._retrying(self._translated, lambda: self._rester(kind)._search(**query, **criteria))
 
     def _rester(self, kind: str):
         return getattr(self._client.materials, kind)
 
-    def _translated(self, ask: Callable):
-        """Call; raise what went wrong as ours, without the key in it."""
+    def _translated(self, request: Callable):
+        """Return `request()`; raises its errors as ExtractionError or TransientError, without the key."""
         try:
-            return ask()
+            return request()
         except (MPRestError, RequestException, orjson.JSONDecodeError, OSError, KeyError, TypeError) as error:
-            words = without_secrets(f"{type(error).__name__}: {error}").replace(self._key, "<key>")
-            answer: str | None = None
-            status = _STATUS.search(words)
+            description = without_secrets(f"{type(error).__name__}: {error}").replace(self._key, "<key>")
+            body: str | None = None
+            status = _STATUS.search(description)
             code = int(status.group(1)) if status else None
-            cause = isinstance(error.__context__, RequestException)
-            if found := _ANSWER.search(words):
-                # Of JSON, the client shows what it says in `detail`; what has none, it shows whole.
-                answer = found["text"] if found["whole"] else json.dumps(found["text"])
-            of_gateway = answer is not None and is_page(answer)
-            if found and answer is not None and of_gateway:
-                words = f"{words[: found.start()]} by {page_in_words(answer)} not the API's answer"
+            is_network_error = isinstance(error.__context__, RequestException)
+            if failure := _FAILED_RESPONSE.search(description):
+                # The client quotes the `detail` of a JSON response, and the raw body of any other.
+                body = failure["text"] if failure["is_raw"] else json.dumps(failure["text"])
+            is_from_gateway = body is not None and is_page(body)
+            if failure and body is not None and is_from_gateway:
+                description = f"{description[: failure.start()]} by {page_in_words(body)} not the API's answer"
             elif isinstance(error, (orjson.JSONDecodeError, JSONDecodeError)):
-                words = "the answer is a page of a gateway or proxy, not the API's JSON"
+                description = "the answer is a page of a gateway or proxy, not the API's JSON"
             elif isinstance(error, TypeError):
-                words = f"the client cannot read the answer ({words})"
-            words = " ".join(words.split())
-        if code in (401, 403) and not is_refusal(code, answer or ""):
-            raise TransientError(f"{self.endpoint} failed: a gateway refused the request, not the API. {words}")
+                description = f"the client cannot read the answer ({description})"
+            description = " ".join(description.split())
+        if code in (401, 403) and not is_refusal(code, body or ""):
+            raise TransientError(f"{self.endpoint} failed: a gateway refused the request, not the API. {description}")
         if code in (401, 403):
-            message = f"the Materials Project refused the API key ({code}); check {KEY_VARIABLE}. {words}"
-        elif code is None and "32 characters" in words:
-            message = f"{KEY_VARIABLE} holds no valid key: {words}"
-        elif code is not None and code < 500 and code != 429 and not of_gateway:
-            message = f"the request was refused; the API may have changed since this client. {words}"
-        elif code is None and not cause and words.startswith("MPRestError"):
-            message = words
+            message = f"the Materials Project refused the API key ({code}); check {KEY_VARIABLE}. {description}"
+        elif code is None and "32 characters" in description:
+            message = f"{KEY_VARIABLE} holds no valid key: {description}"
+        elif code is not None and code < 500 and code != 429 and not is_from_gateway:
+            message = f"the request was refused; the API may have changed since this client. {description}"
+        elif code is None and not is_network_error and description.startswith("MPRestError"):
+            message = description
         else:
-            raise TransientError(f"{self.endpoint} failed: {words}")
+            raise TransientError(f"{self.endpoint} failed: {description}")
         raise ExtractionError(message)
 
 
@@ -150,7 +150,7 @@ def _reduced(counts: tuple[tuple[str, int], ...]) -> str:
 
 
 def structure_columns(structure: Mapping | None) -> dict:
-    """Return structure columns and reduced formula of a pymatgen dictionary; RefusedDocumentError where disordered."""
+    """Return structure columns and formula of a pymatgen dictionary; raises RefusedDocumentError if disordered."""
     try:
         if structure is None:
             raise TypeError("'NoneType' object is not subscriptable")
@@ -174,12 +174,12 @@ def structure_columns(structure: Mapping | None) -> dict:
 
 
 def rows_of_page(documents: list[dict], fields: Iterable[str], to_row: Callable) -> tuple[list[dict], list[dict]]:
-    """Return material rows and refusals of a page; ExtractionError where a field is missing in all of it."""
+    """Return the material rows and the refusals of a page; raises ExtractionError if all documents lack a field."""
     for field in fields:
         if documents and all(field not in document for document in documents):
             raise ExtractionError(
                 f"none of {len(documents)} documents has the field {field!r}; the API's schema has changed since this "
-                "client: update mp-api, and tell us"
+                "client: update mp-api, or report it to the developers of Hullseeker"
             )
     rows, refused = [], []
     for document in documents:
@@ -192,12 +192,12 @@ def rows_of_page(documents: list[dict], fields: Iterable[str], to_row: Callable)
 
 
 def summary_row(document: Mapping) -> dict:
-    """Return the columns of a summary document: the structure, and whether it is known from theory alone."""
+    """Return the columns of a summary document: the structure, and whether it is theoretical (not observed)."""
     return {**structure_columns(document.get("structure")), "is_theoretical": document.get("theoretical")}
 
 
 def thermo_row(document: Mapping) -> dict:
-    """Return the columns of a thermo document: the entry's structure and energies (eV/atom), corrected and not."""
+    """Return the columns of a thermo document: structure, and energies (eV/atom) with and without corrections."""
     run_type = document.get("energy_type")
     entry = (document.get("entries") or {}).get(run_type)
     if entry is None:
@@ -225,22 +225,22 @@ def download(
     page_size: int,
     log: Callable,
 ) -> tuple[pa.Table, list[dict], int]:
-    """Return all rows sorted by id, refusals, and the number of documents the server has.
+    """Return all rows sorted by id, all refusals, and the number of documents on the server.
 
-    Pages lie under `cache_dir`, in a folder named by endpoint, database version and query; those that are there are
-    not asked for again. Raises ExtractionError where the documents are not, each once, as many as the server said.
+    Pages are cached under `cache_dir`, in a folder named by endpoint, database version and query, and are not requested
+    again. Raises ExtractionError if the documents are not unique, or not as many as the server reported.
     """
     total = source.count(kind, criteria)
     query = {"kind": kind, "criteria": dict(criteria), "fields": fields, "page_size": page_size, "total": total}
     folder = Path(cache_dir) / sha256_of_json([source.endpoint, source.db_version, query])[:16]
     parts = [folder / f"{skip:08d}.parquet" for skip in range(0, total, page_size)]
-    there = sum(part.is_file() for part in parts)
-    log(f"{kind}: {total} documents of database {source.db_version}, {there} of {len(parts)} pages are there already")
-    for place, part in progress(list(enumerate(parts)), f"Materials Project, {kind}"):
-        if not _is_whole(part):
-            documents = source.page(kind, criteria, fields, place * page_size, page_size)
+    n_cached = sum(part.is_file() for part in parts)
+    log(f"{kind}: {total} documents of database {source.db_version}, {n_cached} of {len(parts)} pages are cached")
+    for number, part in progress(list(enumerate(parts)), f"Materials Project, {kind}"):
+        if not _is_complete(part):
+            documents = source.page(kind, criteria, fields, number * page_size, page_size)
             _write_page(part, *rows_of_page(documents, fields, to_row))
-            log(f"{kind}: page {place + 1} of {len(parts)}")
+            log(f"{kind}: page {number + 1} of {len(parts)}")
     tables, refused = [], []
     for part in parts:
         tables.append(pq.read_table(part, schema=MATERIALS))
@@ -257,7 +257,7 @@ def download(
     return table.sort_by("structure_id"), sorted(refused, key=lambda row: row["structure_id"]), total
 
 
-def _is_whole(part: Path) -> bool:
+def _is_complete(part: Path) -> bool:
     try:
         return b"refused" in (pq.read_schema(part).metadata or {})
     except (OSError, pa.ArrowException):

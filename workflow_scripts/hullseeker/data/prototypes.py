@@ -1,4 +1,4 @@
-"""Candidate crystals: structure prototypes decorated with elements that data-mined substitutions suggest.
+"""Candidate crystals: structure prototypes decorated with elements by data-mined substitution probabilities.
 
 Needs: pymatgen. Prototypes: the AFLOW library of crystallographic prototypes (Mehl et al. 2017) that pymatgen
 ships. Substitution probabilities: Hautier et al. 2011, in pymatgen's `SubstitutionProbability`.
@@ -16,7 +16,7 @@ from pymatgen.analysis.structure_prediction.volume_predictor import DLSVolumePre
 from pymatgen.core import Element, Species, Structure
 from pymatgen.core.structure_prediction.substitution_probability import SubstitutionProbability
 
-# Noble gases, and elements that are radioactive with no long-lived isotope in common use.
+# Noble gases, and radioactive elements without a long-lived isotope in common use.
 EXCLUDED_ELEMENTS = frozenset("He Ne Ar Kr Xe Rn Tc Pm Po At Fr Ra Ac Pa Np Pu Am Cm Bk Cf".split())  # noqa: SIM905
 
 
@@ -24,21 +24,21 @@ def load_prototypes(max_sites: int, n_elements: tuple[int, ...]) -> list[tuple[s
     """Return (label, structure) of the AFLOW prototypes of at most `max_sites` sites, sorted by label."""
     from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
 
-    found = []
+    prototypes = []
     for entry in AFLOW_PROTOTYPE_LIBRARY:
         structure = entry["snl"].structure
         if len(structure) <= max_sites and len(structure.composition) in n_elements:
-            found.append((f"{entry['tags']['aflow']}:{structure.composition.reduced_formula}", structure))
-    labels = [label for label, _ in found]
-    # A label may stand for several parameter sets; number them so that each is its own prototype.
+            prototypes.append((f"{entry['tags']['aflow']}:{structure.composition.reduced_formula}", structure))
+    labels = [label for label, _ in prototypes]
+    # One label can have several parameter sets; number them so that labels are unique.
     numbered = [
         f"{label}:{labels[:i].count(label)}" if labels.count(label) > 1 else label for i, label in enumerate(labels)
     ]
-    return sorted(zip(numbered, (structure for _, structure in found), strict=True), key=lambda pair: pair[0])
+    return sorted(zip(numbered, (structure for _, structure in prototypes), strict=True), key=lambda pair: pair[0])
 
 
 class Substitutions:
-    """Log-probabilities of replacing one species, or one element whatever its charge, by another."""
+    """Log-probabilities of substituting a species for another, and an element for another (maximum over charges)."""
 
     def __init__(self) -> None:
         table = SubstitutionProbability()
@@ -54,36 +54,36 @@ class Substitutions:
             self.by_element[old.symbol][new.symbol] = max(best, log_p)
 
     def choices(self, structure: Structure) -> list[tuple[str, dict[str, float]]]:
-        """Return, per element of the prototype, its possible replacements and their log-probabilities.
+        """Return, per element of the prototype, the possible substitutes and their log-probabilities.
 
-        A prototype that balances its charges is decorated species by species, charge kept; another
-        (an intermetallic) element by element, at the best probability over charges.
+        A charge-balanced prototype is substituted by species, at constant charge; any other (an intermetallic) by
+        element, with the highest probability over charges.
         """
         guesses = structure.composition.oxi_state_guesses()
         elements = [element.symbol for element in structure.composition.elements]
         if guesses and all(float(guesses[0][e]).is_integer() for e in elements):
-            charged = [Species(e, int(guesses[0][e])) for e in elements]
-            if all(s in self.by_species for s in charged):
-                return [(s.symbol, {n.symbol: p for n, p in self.by_species[s].items()}) for s in charged]
+            ions = [Species(e, int(guesses[0][e])) for e in elements]
+            if all(s in self.by_species for s in ions):
+                return [(s.symbol, {n.symbol: p for n, p in self.by_species[s].items()}) for s in ions]
         return [(e, self.by_element.get(e, {})) for e in elements]
 
 
 def decorate(
     structure: Structure,
     choices: list[tuple[str, dict[str, float]]],
-    n_wanted: int,
+    n_max: int,
     rng: np.random.Generator,
     temperature: float,
 ) -> Iterator[Structure]:
-    """Yield up to `n_wanted` decorations, drawn without replacement by probability ** (1 / temperature)."""
+    """Yield up to `n_max` decorations, drawn without replacement by probability ** (1 / temperature)."""
     combinations, scores = [], []
     for combination in itertools.product(*(sorted(new.items()) for _, new in choices)):
         symbols = [symbol for symbol, _ in combination]
         if len(set(symbols)) == len(symbols):
             combinations.append(symbols)
             scores.append(sum(log_p for _, log_p in combination) / temperature)
-    # Gumbel noise on the scores and the largest first is drawing without replacement.
-    order = np.argsort(-(np.array(scores) + rng.gumbel(size=len(scores))))[:n_wanted]
+    # Gumbel top-k trick: sorting by score plus Gumbel noise draws without replacement.
+    order = np.argsort(-(np.array(scores) + rng.gumbel(size=len(scores))))[:n_max]
     for index in order:
         replaced = structure.copy()
         replaced.remove_oxidation_states()
@@ -95,7 +95,7 @@ def decorate(
 
 
 def with_guessed_volume(structure: Structure) -> Structure:
-    """Return the structure at a volume guessed from its bonds (DLS, Chu et al. 2018), or as it is."""
+    """Return the structure scaled to the predicted volume (DLS, Chu et al. 2018); unchanged if that fails."""
     try:
         volume = DLSVolumePredictor().predict(structure)
     except (ValueError, KeyError, TypeError):

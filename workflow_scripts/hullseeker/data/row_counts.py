@@ -1,6 +1,6 @@
-"""How many rows a file of samples has, found before any job starts, without reading its structures.
+"""Count the rows of a file of samples before any job starts, without reading its structures.
 
-Needs: the standard library, pyarrow for Parquet alone.
+Needs: the standard library, pyarrow for Parquet files.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from hullseeker.runtime.provenance import cif_files_of
 
 
 def rows_at_least(path: str | Path) -> int:
-    """Return how many samples a file or folder holds for certain; what cannot be read counts as one.
+    """Return a lower bound of the number of samples in a file or folder; 1 if it cannot be read.
 
-    A lower bound: jobs are dealt by it, and none must be empty. An error of the file is left to the job that reads it.
+    A lower bound, because samples are distributed to this many jobs at most, and none may be empty. Errors in the file
+    are reported by the job that reads it.
     """
     path = Path(path)
     if path.is_dir():
@@ -42,7 +43,7 @@ def _rows_of_file(path: Path, _modified_ns: int) -> int:
 
 
 def _csv_records(path: Path) -> int:
-    """Return the number of records below the header; empty lines are none, and a record that cannot be read ends it."""
+    """Return the number of records below the header, without empty lines, up to the first unreadable record."""
     n_records, limit = 0, csv.field_size_limit(sys.maxsize)
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as handle:
@@ -56,12 +57,12 @@ def _csv_records(path: Path) -> int:
 
 
 def _xyz_frames(path: Path) -> Iterator[int]:
-    """Yield the number of atoms of each whole frame, up to the first that is not."""
+    """Yield the number of atoms of each complete frame, up to the first incomplete one."""
     with open(path, encoding="utf-8-sig", errors="replace") as handle:
-        for first in handle:
-            if not first.strip().isdigit():
+        for line in handle:
+            if not line.strip().isdigit():
                 return
-            n_lines = int(first) + 1
+            n_lines = int(line) + 1
             if sum(1 for _ in zip(range(n_lines), handle, strict=False)) < n_lines:
                 return
-            yield int(first)
+            yield int(line)

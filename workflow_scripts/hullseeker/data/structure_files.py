@@ -1,8 +1,8 @@
-"""Structures from files of others: CSV with a `cif` column, a folder of CIF, extxyz, or Parquet.
+"""Reader of structure files: CSV with a `cif` column, a folder of CIF files, extxyz, or Parquet.
 
 Needs: gemmi, pymatgen, ase, pandas, pyarrow.
 
-Ids, formulas, prompts and prototypes are text as written; only an empty cell is missing.
+Ids, formulas, prompts and prototypes are read as text (007, NA, nan); only an empty cell counts as missing.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from hullseeker.tables.schemas import SCHEMAS
 from hullseeker.tables.structures import COLUMNS, from_atoms, reduced_formula
 
 ID_COLUMNS = ("material_id", "structure_id")
-# Columns of the community's CSV files and ours.
+# Column names of common CSV data sets (CDVAE's mp_20), and the corresponding columns of our tables.
 CSV_NUMBERS = {
     "formation_energy_per_atom": "formation_energy_ev_per_atom",
     "e_above_hull": "database_e_above_hull_ev_per_atom",
 }
 CSV_TEXTS = ("prototype", "prompt_formula")
-# What programs write in a column of numbers for a number that is not known.
+# Representations of a missing number in a CSV.
 NO_NUMBER = ("", "nan", "na", "n/a", "none", "null", "<na>")
 OPENERS: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
-# Of a sampler's own files: what a sample was prompted with, and what our table of samples knows besides.
+# Optional columns of files of samples, as in the `samples` table.
 SAMPLE_COLUMNS = ("prompt_formula", "draw", "n_tokens", "text", "error")
 MAX_CIF_BYTES = 1_000_000  # ten thousand atoms
 CIF_TIME_LIMIT_S = 60.0
@@ -54,18 +54,18 @@ Outcome = dict | str
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a file: its own id, its structure's columns or why it has none, and what else the file says."""
+    """An entry of a file: its id, its structure columns or why it has none, and its other data (energies, prompt)."""
 
     source_id: str
     outcome: Outcome
-    about: dict = field(default_factory=dict)
+    properties: dict = field(default_factory=dict)
 
 
 def read_structures(path: str | Path, prefix: str, n_processes: int = 1) -> tuple[list[dict], list[dict]]:
-    """Return rows and refusals (structure_id, error) of a file or folder; every entry is one or the other.
+    """Return the rows, and the refusals (structure_id, error), of the entries of a file or folder.
 
-    Entries without an id are named `prefix` and their number. Raises TableError where the file as a whole is not what
-    its name says.
+    Entries without an id are named by `prefix` and their number. Raises TableError if the file has no supported format
+    or does not have the format of its suffix.
     """
     rows, refused = [], []
     for entry in read_entries(path, prefix, n_processes):
@@ -73,15 +73,15 @@ def read_structures(path: str | Path, prefix: str, n_processes: int = 1) -> tupl
             refused.append({"structure_id": entry.source_id, "error": entry.outcome})
         else:
             formula = reduced_formula(entry.outcome["atomic_numbers"])
-            known = {name: value for name, value in entry.about.items() if name not in SAMPLE_COLUMNS}
-            rows.append({"structure_id": entry.source_id, **entry.outcome, **known, "formula": formula})
+            properties = {name: value for name, value in entry.properties.items() if name not in SAMPLE_COLUMNS}
+            rows.append({"structure_id": entry.source_id, **entry.outcome, **properties, "formula": formula})
     return rows, refused
 
 
 def read_entries(path: str | Path, prefix: str, n_processes: int = 1) -> list[Entry]:
-    """Return every entry of a file or folder in its order (a folder's by name), readable or not.
+    """Return all entries of a file or folder, valid or not, in file order (for a folder, by file name).
 
-    Raises TableError where the file as a whole is not what its name says, naming the column or line.
+    Raises TableError, with the column or line, if the file has no supported format or not the format of its suffix.
     """
     path = Path(path)
     if not path.exists():
@@ -95,7 +95,7 @@ def read_entries(path: str | Path, prefix: str, n_processes: int = 1) -> list[En
     elif path.suffix.lower() == ".parquet":
         entries = _read_parquet(path, prefix)
     else:
-        raise TableError(f"{path} is of no kind that can be read; give {KINDS}")
+        raise TableError(f"{path} has no supported format; give {KINDS}")
     return [replace(entry, outcome=_checked(entry.outcome)) for entry in entries]
 
 
@@ -104,23 +104,28 @@ def _numbered(prefix: str, n: int) -> list[str]:
 
 
 def _named(ids: Sequence[object], prefix: str) -> list[str]:
-    """Return ids as text, those that are missing as the prefix and their number."""
+    """Return the ids as text; missing ids become the prefix and their number."""
     numbered = _numbered(prefix, len(ids))
-    return [name if own in (None, "") else str(own) for own, name in zip(ids, numbered, strict=True)]
+    return [default if name in (None, "") else str(name) for name, default in zip(ids, numbered, strict=True)]
 
 
 def _text_of(file: Path) -> str:
-    """Return the text of a CIF, unpacked; ValueError or OSError where it is packed in an unknown or broken way."""
+    """Return the text of a CIF file, decompressed.
+
+    Raises ValueError or OSError if the compression is unknown or broken, or the file is too large.
+    """
     match = re.search(r"\.m?cif(\.\w+)?$", file.name, re.IGNORECASE)
-    packed = match[1] if match else file.suffix
-    opener = OPENERS.get((packed or "").lower()) if packed else open
+    compression = match[1] if match else file.suffix
+    opener = OPENERS.get((compression or "").lower()) if compression else open
     if match is None or opener is None:
-        raise ValueError(f"{file.name} is no .cif file, nor one packed as {', '.join(OPENERS)}; unpack or rename it")
+        raise ValueError(
+            f"{file.name} is not a .cif file, plain or compressed as {', '.join(OPENERS)}; decompress or rename it"
+        )
     try:
         with opener(file, "rb") as handle:
             content = handle.read(MAX_CIF_BYTES + 1)
     except (EOFError, lzma.LZMAError) as error:
-        raise ValueError(f"{file.name} cannot be unpacked: {error}") from None
+        raise ValueError(f"{file.name} cannot be decompressed: {error}") from None
     if len(content) > MAX_CIF_BYTES:
         size = f"{file.stat().st_size / 1e6:.1f} MB" if opener is open else f"more than {MAX_CIF_BYTES / 1e6:g} MB"
         raise ValueError(f"the CIF has {size}; at most {MAX_CIF_BYTES / 1e6:g} MB are read")
@@ -128,7 +133,7 @@ def _text_of(file: Path) -> str:
 
 
 def _from_cif(source: object) -> list[tuple[str, Outcome]]:
-    """Return (block, structure or reason) of a CIF's text or file; it costs no more than its time limit."""
+    """Return (block name, structure or reason of rejection) of a CIF text or file, within CIF_TIME_LIMIT_S."""
     if isinstance(source, str) and len(source) > MAX_CIF_BYTES:
         return [("", f"the CIF has {len(source) / 1e6:.1f} MB; at most {MAX_CIF_BYTES / 1e6:g} MB are read")]
     try:
@@ -139,11 +144,12 @@ def _from_cif(source: object) -> list[tuple[str, Outcome]]:
             return read_cif(text)
     except CifError as error:
         return [("", str(error))]
-    except (TimeLimitError, Exception) as error:  # noqa: BLE001  whatever a reader raises costs this entry alone
+    except (TimeLimitError, Exception) as error:  # noqa: BLE001  no error may affect other entries
         return [("", f"{type(error).__name__}: {error}")]
 
 
 def _from_cifs(sources: Sequence[object], n_processes: int) -> list[list[tuple[str, Outcome]]]:
+    """Return the results of `_from_cif` of many CIFs, in order, with a process pool for 100 CIFs or more."""
     if n_processes <= 1 or len(sources) < 100:
         return [_from_cif(source) for source in progress(sources, "reading CIF")]
     with multiprocessing.get_context("fork").Pool(n_processes) as pool:
@@ -151,7 +157,7 @@ def _from_cifs(sources: Sequence[object], n_processes: int) -> list[list[tuple[s
 
 
 def _read_folder(path: Path, n_processes: int) -> list[Entry]:
-    """Return an entry per crystal of the CIF files in a folder and its folders, named by file and data block."""
+    """Return an entry per data block of the CIF files in a folder and its subfolders, named by file and block."""
     files = cif_files_of(path)
     if not files:
         raise TableError(f"the folder {path} holds no .cif file; give {KINDS}")
@@ -159,21 +165,22 @@ def _read_folder(path: Path, n_processes: int) -> list[Entry]:
     stems = [re.sub(r"\.m?cif(\.\w+)?$", "", name, flags=re.IGNORECASE) for name in names]
     n_of_stem = Counter(stems)
     entries = []
-    for name, stem, found in zip(names, stems, _from_cifs(files, n_processes), strict=True):
-        own = stem if n_of_stem[stem] == 1 else name
-        blocks = [own] if len(found) == 1 else [f"{own}:{block or number}" for number, (block, _) in enumerate(found)]
-        twice = {block for block, n in Counter(blocks).items() if n > 1}
-        blocks = [f"{block}:{number}" if block in twice else block for number, block in enumerate(blocks)]
-        entries += [Entry(block, outcome) for block, (_, outcome) in zip(blocks, found, strict=True)]
+    for name, stem, crystals in zip(names, stems, _from_cifs(files, n_processes), strict=True):
+        file_id = stem if n_of_stem[stem] == 1 else name
+        ids = [f"{file_id}:{block or number}" for number, (block, _) in enumerate(crystals)]
+        ids = [file_id] if len(crystals) == 1 else ids
+        repeated = {entry_id for entry_id, n in Counter(ids).items() if n > 1}
+        ids = [f"{entry_id}:{number}" if entry_id in repeated else entry_id for number, entry_id in enumerate(ids)]
+        entries += [Entry(entry_id, outcome) for entry_id, (_, outcome) in zip(ids, crystals, strict=True)]
     return entries
 
 
-def _one_of_cell(found: Sequence[tuple[str, Outcome]]) -> Outcome:
-    """Return the outcome of a CSV's cell, which is one entry: several crystals in it are refused."""
-    if len(found) > 1:
-        names = ", ".join(name or "unnamed" for name, _ in found)
-        return f"the CIF holds {len(found)} crystals (data blocks {names}); give each a row of its own"
-    return found[0][1]
+def _single_crystal(crystals: Sequence[tuple[str, Outcome]]) -> Outcome:
+    """Return the outcome of a CSV cell; a cell with several data blocks is rejected."""
+    if len(crystals) > 1:
+        names = ", ".join(name or "unnamed" for name, _ in crystals)
+        return f"the CIF holds {len(crystals)} crystals (data blocks {names}); give each a row of its own"
+    return crystals[0][1]
 
 
 def _read_csv(path: Path, prefix: str, n_processes: int) -> list[Entry]:
@@ -186,21 +193,21 @@ def _read_csv(path: Path, prefix: str, n_processes: int) -> list[Entry]:
         raise TableError(f"{path} has columns {list(frame.columns)}; it needs one named cif")
     column = next((name for name in ID_COLUMNS if name in frame), None)
     ids = _named(frame[column].tolist() if column else [""] * len(frame), prefix)
-    about: list[dict] = [{} for _ in ids]
-    for theirs, ours in CSV_NUMBERS.items():
-        for known, text, name in zip(about, frame.get(theirs, ()), ids, strict=False):
-            if (number := _number_of_cell(text, theirs, name, path)) is not None:
-                known[ours] = number
+    properties: list[dict] = [{} for _ in ids]
+    for csv_column, table_column in CSV_NUMBERS.items():
+        for properties_of_row, text, name in zip(properties, frame.get(csv_column, ()), ids, strict=False):
+            if (number := _number_of_cell(text, csv_column, name, path)) is not None:
+                properties_of_row[table_column] = number
     for name in CSV_TEXTS:
-        for known, text in zip(about, frame.get(name, ()), strict=False):
+        for properties_of_row, text in zip(properties, frame.get(name, ()), strict=False):
             if text.strip():
-                known[name] = text.strip()
-    outcomes = map(_one_of_cell, _from_cifs(frame["cif"].tolist(), n_processes))
-    return [Entry(*entry) for entry in zip(ids, outcomes, about, strict=True)]
+                properties_of_row[name] = text.strip()
+    outcomes = map(_single_crystal, _from_cifs(frame["cif"].tolist(), n_processes))
+    return [Entry(*entry) for entry in zip(ids, outcomes, properties, strict=True)]
 
 
 def _number_of_cell(text: str, column: str, name: str, path: Path) -> float | None:
-    """Return the number in a cell, None where it is missing; TableError where it is text."""
+    """Return the number in a CSV cell, None if it is missing; raises TableError if it is not a finite number."""
     if text.strip().lower() in NO_NUMBER:
         return None
     try:
@@ -223,60 +230,61 @@ def _read_extxyz(path: Path, prefix: str) -> list[Entry]:
     if not frames:
         shown = next((line for line in lines if line.strip()), "")[:80]
         raise TableError(f"{path} cannot be read as extxyz: it begins with {shown!r}, not with a number of atoms")
-    ids, outcomes, abouts = [], [], []
+    ids, outcomes, properties = [], [], []
     for n_atoms, comment, atoms in frames:
         texts = {name: text for name in (*ID_COLUMNS, "prompt_formula") if (text := _value_of(comment, name))}
         ids.append(next((texts[name] for name in ID_COLUMNS if name in texts), ""))
-        abouts.append({name: texts[name] for name in ("prompt_formula",) if name in texts})
+        properties.append({name: texts[name] for name in ("prompt_formula",) if name in texts})
         outcomes.append(_outcome_of_frame(n_atoms, comment, atoms))
-    return [Entry(*entry) for entry in zip(_named(ids, prefix), outcomes, abouts, strict=True)]
+    return [Entry(*entry) for entry in zip(_named(ids, prefix), outcomes, properties, strict=True)]
 
 
 def _frames_of(lines: Sequence[str]) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield the number of atoms, the comment and the lines of atoms of each frame, however many lines there are.
+    """Yield (number of atoms, comment, atom lines) of each frame, also if the number of atom lines is wrong.
 
-    A frame ends where the next begins: at a line with a number alone, after its own number of lines, or before one
-    that has a cell. Nothing is yielded where the first line is no number.
+    The next frame begins at a line with a single number, after the stated number of atom lines or before a comment line
+    with a cell. Yields nothing if the first line is not a number.
     """
     is_number = [bool(re.fullmatch(r"\s*\d{1,9}\s*", line)) for line in lines] + [False]
     has_cell = ["lattice=" in line.lower() for line in lines] + [False, False]
-    at = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
-    while at < len(lines) and is_number[at]:
-        n_atoms = int(lines[at])
-        end = at + 2
-        while end < len(lines) and not (is_number[end] and (end >= at + 2 + n_atoms or has_cell[end + 1])):
+    start = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
+    while start < len(lines) and is_number[start]:
+        n_atoms = int(lines[start])
+        end = start + 2
+        while end < len(lines) and not (is_number[end] and (end >= start + 2 + n_atoms or has_cell[end + 1])):
             end += 1
-        atoms = list(lines[at + 2 : end])
+        atoms = list(lines[start + 2 : end])
         while atoms and not atoms[-1].strip():
             atoms.pop()
-        yield n_atoms, lines[at + 1] if at + 1 < len(lines) else "", atoms
-        at = end
+        yield n_atoms, lines[start + 1] if start + 1 < len(lines) else "", atoms
+        start = end
 
 
 def _value_of(comment: str, key: str) -> str | None:
-    """Return the text behind `key=` in a comment line, without its quotes; ASE would read F as false and 007 as 7."""
-    found = re.search(rf"(?:^|\s){key}\s*=\s*(?:\"((?:[^\"\\]|\\.)*)\"|'([^']*)'|\{{([^}}]*)\}}|(\S+))", comment)
-    return next(filter(None, found.groups()), "").strip() or None if found else None
+    """Return the unquoted text of `key=` in a comment line; unlike in ASE, F is not false and 007 is not 7."""
+    match = re.search(rf"(?:^|\s){key}\s*=\s*(?:\"((?:[^\"\\]|\\.)*)\"|'([^']*)'|\{{([^}}]*)\}}|(\S+))", comment)
+    return next(filter(None, match.groups()), "").strip() or None if match else None
 
 
 def _outcome_of_frame(n_atoms: int, comment: str, lines: Sequence[str]) -> Outcome:
+    """Return the structure columns of a frame, or why it cannot be read."""
     if len(lines) != n_atoms:
-        return f"the frame says {n_atoms} atoms and has {len(lines)} lines of them"
+        return f"the frame says {n_atoms} atoms and has {len(lines)} atom lines"
     try:
         lines = _with_hydrogen(comment, lines)
         text = io.StringIO("\n".join([str(n_atoms), comment, *lines]) + "\n")
         (frame,) = read_xyz(text, index=slice(None))
     except KeyError as error:
-        return f"the frame cannot be read as extxyz: {error} is no element, or a column that is missing"
-    except Exception as error:  # noqa: BLE001  ASE's reader raises many kinds
+        return f"the frame cannot be read as extxyz: {error} is not an element, or a column is missing"
+    except Exception as error:  # noqa: BLE001  ASE's reader raises many exception types
         return f"the frame cannot be read as extxyz: {type(error).__name__}: {error}"
     if not frame.pbc.all() or abs(frame.cell.volume) < 1e-6:
-        return "no periodic cell (Lattice and pbc) in its comment line"
+        return "no periodic cell (Lattice and pbc) in the comment line of the frame"
     return from_atoms(frame)
 
 
 def _with_hydrogen(comment: str, lines: Sequence[str]) -> list[str]:
-    """Return the lines of atoms with D and T as H, as in CIF; ASE knows no isotopes."""
+    """Return the atom lines with D and T replaced by H, as for CIF; ASE does not support isotope symbols."""
     fields = str(key_val_str_to_dict(comment).get("Properties", "species:S:1:pos:R:3")).split(":")
     names, widths = fields[::3], [int(width) for width in fields[2::3]]
     if "species" not in names:
@@ -305,40 +313,39 @@ def _read_parquet(path: Path, prefix: str) -> list[Entry]:
         raise TableError(f"{path}: {'; '.join(wrong)}")
     required = {f.name for f in SCHEMAS["materials"] if not f.metadata}
     if required <= set(names) <= set(SCHEMAS["materials"].names):
-        found = read_table(path, "materials").to_pylist()
-        return [Entry(row["structure_id"], row) for row in found]
-    ids = next((name for name in ("structure_id", "material_id") if name in names), None)
-    besides = [name for name in SAMPLE_COLUMNS if name in names]
-    table = pq.read_table(path, columns=[*COLUMNS, *besides, *([ids] if ids else [])])
-    named = _named(table.column(ids).to_pylist() if ids else [None] * table.num_rows, prefix)
-    cells, about = (table.select(columns).to_pylist() for columns in (list(COLUMNS), besides))
+        return [Entry(row["structure_id"], row) for row in read_table(path, "materials").to_pylist()]
+    id_column = next((name for name in ("structure_id", "material_id") if name in names), None)
+    optional = [name for name in SAMPLE_COLUMNS if name in names]
+    table = pq.read_table(path, columns=[*COLUMNS, *optional, *([id_column] if id_column else [])])
+    ids = _named(table.column(id_column).to_pylist() if id_column else [None] * table.num_rows, prefix)
+    cells, properties = (table.select(columns).to_pylist() for columns in (list(COLUMNS), optional))
     return [
-        Entry(name, cell, {n: value for n, value in known.items() if value not in (None, "")})
-        for name, cell, known in zip(named, cells, about or [{}] * len(cells), strict=True)
+        Entry(entry_id, cell, {name: value for name, value in values.items() if value not in (None, "")})
+        for entry_id, cell, values in zip(ids, cells, properties or [{}] * len(cells), strict=True)
     ]
 
 
 def _wrong_type(schema: pa.Schema, name: str) -> str | None:
-    """Return what is wrong with a column's type; None where it is a list of numbers, a number or text as it must be."""
+    """Return an error message if a column does not have the type that its name requires, else None."""
     kind = schema.field(name).type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if pa.types.is_null(kind):
         return None
     if name == "atomic_numbers":
-        wanted, fits = "a list of whole numbers", is_list and pa.types.is_integer(kind.value_type)
+        expected, fits = "a list of whole numbers", is_list and pa.types.is_integer(kind.value_type)
     elif name in COLUMNS:
         numbers = is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
-        wanted, fits = f"a flat list of numbers ({'9 of them' if name == 'lattice_ang' else '3 per atom'})", numbers
+        expected, fits = f"a flat list of numbers ({'9 of them' if name == 'lattice_ang' else '3 per atom'})", numbers
     elif name in ("draw", "n_tokens"):
-        wanted, fits = "a whole number", pa.types.is_integer(kind)
+        expected, fits = "a whole number", pa.types.is_integer(kind)
     else:
         text = kind.value_type if pa.types.is_dictionary(kind) else kind
-        wanted, fits = "text", pa.types.is_string(text) or pa.types.is_large_string(text)
-    return None if fits else f"the column {name} is of type {kind}; it must be {wanted}"
+        expected, fits = "text", pa.types.is_string(text) or pa.types.is_large_string(text)
+    return None if fits else f"the column {name} is of type {kind}; it must be {expected}"
 
 
 def _checked(outcome: Outcome) -> Outcome:
-    """Return the outcome, or why its three columns are not a structure."""
+    """Return the outcome if its columns are a valid structure, else the reason why they are not."""
     if isinstance(outcome, str):
         return outcome
     if any(outcome[name] is None for name in COLUMNS):
@@ -352,7 +359,7 @@ def _checked(outcome: Outcome) -> Outcome:
     numbers = [*outcome["lattice_ang"], *outcome["frac_coords"]]
     if None in numbers or not np.isfinite(numbers).all():
         return "a lattice vector or coordinate is not a finite number"
-    thin = thickness_ang(np.reshape(np.asarray(outcome["lattice_ang"], float), (3, 3)))
-    if not thin >= MIN_THICKNESS_ANG:
-        return f"the cell has no volume: it is {thin:.2g} Å thick, and at least {MIN_THICKNESS_ANG:g} Å are needed"
+    thickness = thickness_ang(np.reshape(np.asarray(outcome["lattice_ang"], float), (3, 3)))
+    if not thickness >= MIN_THICKNESS_ANG:
+        return f"the cell has no volume: it is {thickness:.2g} Å thick, less than {MIN_THICKNESS_ANG:g} Å"
     return outcome

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from hullseeker.language_model.hub_models import offline
 from hullseeker.runtime.credentials import CredentialError, hub_login, token_file, without_secrets
-from hullseeker.runtime.http_requests import Answer, ask
+from hullseeker.runtime.http_requests import Response, send_request
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]{0,94}\w?", re.ASCII)
@@ -55,10 +55,10 @@ def refusal_of_hub(repository: str, file: str = "config.json", must_answer: bool
     except CredentialError as error:
         return str(error)
     token = {"Authorization": f"Bearer {login[1]}"} if login else {}
-    of_model = ask(f"{hub}/api/models/{name}", token)
+    of_model = send_request(f"{hub}/api/models/{name}", token)
     if of_model.status != 200 or of_model.is_page:
         return _refusal_in(of_model, repository, file, login, must_answer)
-    of_file = ask(f"{hub}/{name}/resolve/main/{quote(file)}", token, method="HEAD")
+    of_file = send_request(f"{hub}/{name}/resolve/main/{quote(file)}", token, method="HEAD")
     # Where the file lies elsewhere, its place is told to those who may have it; a mirror may know no HEAD.
     if 200 <= of_file.status < 400 or (of_file.status in (404, 405, 501) and "x-error-code" not in of_file.headers):
         return None
@@ -66,7 +66,7 @@ def refusal_of_hub(repository: str, file: str = "config.json", must_answer: bool
 
 
 def _refusal_in(
-    answer: Answer, repository: str, file: str, login: tuple[str, str] | None, must_answer: bool
+    answer: Response, repository: str, file: str, login: tuple[str, str] | None, must_answer: bool
 ) -> str | None:
     """Return what an answer other than the one asked for means, by the headers in which the hub says it."""
     # A mirror's address may have a user in it.

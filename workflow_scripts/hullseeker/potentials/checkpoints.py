@@ -1,4 +1,4 @@
-"""Whether a checkpoint of a potential can be loaded without calling foreign code.
+"""Safety check of checkpoints: loading one must not execute arbitrary code.
 
 Needs: torch.
 """
@@ -7,32 +7,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# What a checkpoint's pickle may name beside the tensors and containers that torch itself takes for safe.
-_HARMLESS = frozenset(
+# Globals that a checkpoint's pickle may reference, besides those that torch considers safe.
+_SAFE_GLOBALS = frozenset(
     [
         "numpy.ndarray",
         "numpy.dtype",
-        *(f"numpy.{core}.multiarray.{what}" for core in ("core", "_core") for what in ("_reconstruct", "scalar")),
+        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     ]
 )
 
 
-def require_harmless(checkpoint: str | Path) -> None:
-    """Raise ValueError where loading a checkpoint would call anything but what builds arrays; nothing is called here.
+def require_safe_checkpoint(checkpoint: str | Path) -> None:
+    """Raise ValueError if loading a checkpoint would call any function that does not construct arrays.
 
-    The packages themselves load any pickle (weights_only=False).
+    The pickle is inspected, not executed. The packages of the potentials load any pickle (weights_only=False).
     """
     import torch
 
-    key = f"relax.model is {str(checkpoint)!r}"
+    setting = f"relax.model is {str(checkpoint)!r}"
     try:
-        named = set(torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint)) - _HARMLESS
+        unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint)) - _SAFE_GLOBALS
     except Exception as error:
+        raise ValueError(f"{setting}, which torch cannot read as a checkpoint: {error}") from error
+    if unsafe:
         raise ValueError(
-            f"relax.model is {str(checkpoint)!r}, which torch cannot read as a checkpoint: {error}"
-        ) from error
-    if named:
-        raise ValueError(
-            f"{key}, and loading it would call {', '.join(sorted(named))}; save the model's state as tensors, numbers "
-            "and arrays alone"
+            f"{setting}, and loading it would call {', '.join(sorted(unsafe))}; save the model's state as tensors, "
+            "numbers and arrays only"
         )

@@ -1,6 +1,6 @@
-"""Energies of rows of structures as they stand: an energy each, or why there is none.
+"""Single-point energies of rows: an energy or an error message per row.
 
-Needs: numpy, ase, pyarrow; a potential handed in, or the packages of the one that the settings name.
+Needs: numpy, ase, pyarrow; a potential as argument, or the packages of the potential in the settings.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from hullseeker.tables.structures import content_key, to_atoms
 BLOCK_SIZE = 64
 ENERGY = "energy_ev_per_atom"
 ROWS_PER_SAVE = 512
-# Any change of what an evaluation yields must change this: it is part of the cache's name.
+# Part of the cache's name; must change whenever the results of an evaluation change.
 CACHE_VERSION = "2"
 
 
 def energies_or_errors(potential: Potential, rows: Sequence[Mapping]) -> list[float | str]:
-    """Return the energy (eV/atom) of each row's structure, or why there is none; one bad cell fails alone."""
+    """Return the energy (eV/atom) or an error message for each row; an error affects its row only."""
     outcomes: list[float | str] = []
     for start in progress(range(0, len(rows), BLOCK_SIZE), potential.name):
         outcomes += energies_of_block(potential, rows[start : start + BLOCK_SIZE])
@@ -34,43 +34,43 @@ def energies_or_errors(potential: Potential, rows: Sequence[Mapping]) -> list[fl
 
 
 def energies_of_block(potential: Potential, rows: Sequence[Mapping]) -> list[float | str]:
-    """Return the energy (eV/atom) of each row, evaluated together where that works, or why there is none."""
+    """Return the energy (eV/atom) or an error message for each row, evaluated in one batch if no row fails."""
     refusals = [refusal_of_elements(potential, row["atomic_numbers"]) for row in rows]
     if len(rows) == 1 and refusals[0]:
         return [refusals[0]]
     try:
         if any(refusals):
-            raise ValueError("evaluated one by one, so that only the row with unknown elements fails")
+            raise ValueError("evaluate rows separately, so that only those with uncovered elements fail")
         energies = potential.energies([to_atoms(row) for row in rows])
-    except Exception as error:  # noqa: BLE001  a potential may raise anything on a hopeless geometry
+    except Exception as error:  # noqa: BLE001  a potential can raise anything on a bad geometry
         if len(rows) == 1:
             return [f"{potential.name}: {type(error).__name__}: {error}"]
         return [outcome for row in rows for outcome in energies_of_block(potential, [row])]
     return [float(e) if np.isfinite(e) else f"{potential.name} returned {e}" for e in energies]
 
 
-def energies_once(settings: Mapping, rows: Sequence[Mapping], cache_dir: str, log) -> list[float | str]:
-    """Return the energy (eV/atom) of each row as it stands, or why there is none.
+def cached_energies(settings: Mapping, rows: Sequence[Mapping], cache_dir: str, log) -> list[float | str]:
+    """Return the energy (eV/atom) or an error message for each row, with a cache shared by all experiments.
 
-    What was computed before, for whatever experiment, is read back. One crystal at a time: batched energies depend, in
-    the last digits, on what shares the batch.
+    Evaluates one crystal at a time, because batched energies depend, in the last digits, on the other items of the
+    batch.
     """
     evaluator = EVALUATORS[settings["potential"]]
     model = settings["model"] or evaluator.default_model
     version = f"{settings['potential']}-{model}-{metadata.version(evaluator.package)}-{CACHE_VERSION}".replace("/", "_")
     cache = ContentCache(Path(cache_dir) / version, [pa.field(ENERGY, pa.float64())])
     keys = [content_key(row) for row in rows]
-    found = {key: row[ENERGY] for key, row in cache.load(keys).items()}
-    missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
-    log.info("%d crystals, %d of them evaluated before", len(set(keys)), len(set(keys)) - len(missing))
+    outcomes = {key: row[ENERGY] for key, row in cache.load(keys).items()}
+    missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in outcomes}
+    log.info("%d crystals, %d of them cached", len(set(keys)), len(set(keys)) - len(missing))
     potential = load_potential(settings["potential"], settings["model"], settings["device"]) if missing else None
     unsaved: dict[str, dict] = {}
     for n, (key, row) in enumerate(progress(list(missing.items()), "reward energies"), start=1):
         assert potential is not None
-        (found[key],) = energies_of_block(potential, [row])
-        if isinstance(found[key], float):
-            unsaved[key] = {ENERGY: found[key]}
+        (outcomes[key],) = energies_of_block(potential, [row])
+        if isinstance(outcomes[key], float):
+            unsaved[key] = {ENERGY: outcomes[key]}
         if len(unsaved) >= ROWS_PER_SAVE or n == len(missing):
             cache.save(unsaved)
             unsaved = {}
-    return [found[key] for key in keys]
+    return [outcomes[key] for key in keys]

@@ -1,9 +1,9 @@
-"""Interatomic potentials behind one small interface: batched energies, forces and stresses.
+"""Common interface of interatomic potentials: batched energies, forces and stresses.
 
-Needs: numpy, ase, torch. Each potential has a module of its own; registry.py says which the config may name.
+Needs: numpy, ase, torch. Each potential has its own module; registry.py lists them.
 
-A potential declares its energy scale and the elements it covers. Energies are eV per cell
-inside this module and eV per atom in every table.
+A potential declares its energy scale and the elements it covers. Tables have energies in eV per atom; Evaluation has
+eV per cell.
 """
 
 from __future__ import annotations
@@ -41,9 +41,12 @@ class Evaluation:
 def load_potential(
     potential: str, model: str | None = None, device: str = "cpu", precision: str | None = None
 ) -> Potential:
-    """Load a potential by its config name, in float32 unless told otherwise; ValueError where it has no such thing."""
+    """Load a potential by its config name, in float32 by default.
+
+    Raises ValueError for an unknown potential or precision, RuntimeError if its package or a GPU is missing.
+    """
     if potential not in EVALUATORS:
-        raise ValueError(f"relax.potential is {potential!r}; this version has {sorted(EVALUATORS)}")
+        raise ValueError(f"relax.potential is {potential!r}; choose one of {sorted(EVALUATORS)}")
     evaluator, precision = EVALUATORS[potential], precision or "float32"
     if precision not in evaluator.precisions:
         raise ValueError(f"relax.precision is {precision!r}; {potential} runs in {' or '.join(evaluator.precisions)}")
@@ -59,7 +62,7 @@ def load_potential(
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory: giving it back after every batch nearly halves the speed of a potential."""
+    """Make glibc keep freed memory; returning it to the system after each batch nearly halves the speed."""
     try:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:  # another C library
@@ -71,7 +74,7 @@ def keep_freed_memory() -> None:
 
 
 class Potential(Protocol):
-    """What the workflow asks of a potential; `covered_atomic_numbers` are the elements that it was trained on."""
+    """An interatomic potential; `covered_atomic_numbers` are the elements that it was trained on."""
 
     name: str
     energy_scale: str
@@ -86,8 +89,8 @@ class Potential(Protocol):
 
 
 def refusal_of_elements(potential: Potential, atomic_numbers: Iterable[int]) -> str | None:
-    """Return in words which elements of a crystal the potential was not trained on, None where it knows all."""
-    unknown = {int(z) for z in atomic_numbers} - potential.covered_atomic_numbers
-    if not unknown:
+    """Return an error message with the elements that the potential was not trained on, None if it covers all."""
+    uncovered = {int(z) for z in atomic_numbers} - potential.covered_atomic_numbers
+    if not uncovered:
         return None
-    return f"{potential.name} does not cover the elements with atomic numbers {sorted(unknown)}"
+    return f"{potential.name} does not cover the elements with atomic numbers {sorted(uncovered)}"

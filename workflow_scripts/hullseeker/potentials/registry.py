@@ -1,6 +1,6 @@
-"""The potentials that the config may name, each in one place: what loads it, its models, scales and environments.
+"""Registry of potentials: loader, models, energy scale and conda environment of each.
 
-Needs: the standard library. Loaders are named, not imported, so that every rule can read this table.
+Needs: the standard library. Loaders are given by name and imported on use, so that every rule can read the registry.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class HubModels:
-    """A gated repository of the hub, the file of a model in it, and where the loader's package keeps it."""
+    """A gated Hugging Face repository, the file of a model in it, and where the loader's package caches it."""
 
     repository: str
     file: str
@@ -22,17 +22,17 @@ class HubModels:
     default_cache: str
 
     def cache_folder(self) -> Path:
-        """Return the folder in which the loader's package keeps its downloads."""
+        """Return the cache folder of the loader's package."""
         return Path(os.environ.get(self.cache_variable) or Path(self.default_cache).expanduser())
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """One potential.
+    """A potential that the config can name.
 
-    `loader` is module:class, called with model and device, and with the precision where there is a choice; `models` are
-    the names it knows; `package` is the one whose version decides what comes out; `other_scales` are those of models
-    that are not on `energy_scale`; `env` is a file in envs/.
+    `loader` is module:class, called with model and device, and with the precision if there are several; `models` are
+    its named models; the version of `package` determines the results; `other_scales` has the models whose scale is not
+    `energy_scale`; `env` is a file in envs/.
     """
 
     loader: str
@@ -44,23 +44,23 @@ class Evaluator:
     precisions: tuple[str, ...] = ("float32",)
     engines: tuple[str, ...] = ("per_cell",)
     other_scales: Mapping[str, str] = field(default_factory=dict)
-    # Of models that the Hugging Face hub hands out once a licence was accepted.
+    # Set if the models are on the Hugging Face hub, behind a licence.
     hub: HubModels | None = None
 
     def scale_of_model(self, model: str | None) -> str:
-        """Return the energy scale of a model; a checkpoint of the user's own is taken to be on the potential's."""
+        """Return the energy scale of a model; a checkpoint path has the default scale of the potential."""
         return self.other_scales.get(model or self.default_model, self.energy_scale)
 
 
-# The keys of an evaluator's settings that say how it is loaded.
+# The settings of an evaluator that are arguments of load_potential.
 SETTINGS_OF_LOADING = ("potential", "model", "device", "precision")
 
-# By the name in the config.
+# By name in the config.
 EVALUATORS: dict[str, Evaluator] = {
     "uma": Evaluator(
         loader="hullseeker.potentials.uma:Uma",
         default_model="uma-s-1p1",
-        # Those of the task omat; the fine-tunes to other functionals are not.
+        # Models with the task omat, without those fine-tuned to other functionals.
         models=("uma-s-1p1", "uma-m-1p1", "uma-s-1p2", "uma-s-1p2p1"),
         package="fairchem-core",
         energy_scale="omat24",
@@ -72,7 +72,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "sevennet": Evaluator(
         loader="hullseeker.potentials.sevennet:SevenNet",
         default_model="7net-0",
-        # Those without a modality; 7net-omat alone is downloaded, the others ship in the wheel.
+        # Models without modalities; 7net-omat is downloaded, the others ship in the wheel.
         models=("7net-0", "7net-0_22may2024", "7net-l3i5", "7net-omat"),
         package="sevenn",
         energy_scale="mp_uncorrected",
@@ -93,24 +93,24 @@ EVALUATORS: dict[str, Evaluator] = {
 
 
 def name_in_rows(potential: str, model: str | None) -> str:
-    """Return the name that a potential gives itself in every row, without loading it: sevennet:7net-0."""
+    """Return the name of a potential in tables (sevennet:7net-0), without loading it."""
     return f"{potential}:{model or EVALUATORS[potential].default_model}"
 
 
 def load_evaluator(potential: str, model: str | None, device: str, precision: str):
-    """Load a potential, its default model for None; this imports its package."""
+    """Load a potential (model None: the default); imports its package."""
     evaluator = EVALUATORS[potential]
-    choices = {"precision": precision} if len(evaluator.precisions) > 1 else {}
-    return imported_by_name(evaluator.loader)(model or evaluator.default_model, device, **choices)
+    options = {"precision": precision} if len(evaluator.precisions) > 1 else {}
+    return imported_by_name(evaluator.loader)(model or evaluator.default_model, device, **options)
 
 
 def sources_of_env(env: str) -> list[str]:
-    """Return the modules, as paths in workflow_scripts, of the potentials that a file in envs/ has the packages of."""
+    """Return the modules, as paths in workflow_scripts, of the potentials that use a conda environment in envs/."""
     loaders = [evaluator.loader for evaluator in EVALUATORS.values() if evaluator.env == env]
     return [loader.split(":")[0].replace(".", "/") + ".py" for loader in loaders]
 
 
 def imported_by_name(name: str):
-    """Return what module:name names."""
+    """Import and return an object given as module:name."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

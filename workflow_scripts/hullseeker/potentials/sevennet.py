@@ -1,4 +1,4 @@
-"""SevenNet behind the interface of potentials.
+"""SevenNet as a Potential (interface.py).
 
 Needs: sevenn, torch, ase.
 """
@@ -12,13 +12,13 @@ import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from hullseeker.potentials.checkpoints import require_harmless
+from hullseeker.potentials.checkpoints import require_safe_checkpoint
 from hullseeker.potentials.energy_scales import scale_of
 from hullseeker.potentials.interface import Evaluation
 
 
 class SevenNet:
-    """SevenNet (Park et al. 2024) with weights that ship in its wheel or a checkpoint path."""
+    """SevenNet (Park et al. 2024), a named model or a checkpoint path."""
 
     def __init__(self, model: str = "7net-0", device: str = "cpu") -> None:
         import sevenn._keys as key
@@ -28,18 +28,18 @@ class SevenNet:
         from torch_geometric.loader.dataloader import Collater
 
         if Path(model).is_file():
-            require_harmless(model)
+            require_safe_checkpoint(model)
         checkpoint = load_checkpoint(model)
         self._model = checkpoint.build_model()
         self._model.set_is_batch_data(True)
-        # Frozen parameters keep the backward pass to the positions: about a third less time per call.
+        # Without parameter gradients, the backward pass takes about a third less time per call.
         self._model.to(device).eval().requires_grad_(False)
         self._key, self.cutoff_ang, self._device = key, float(checkpoint.config[key.CUTOFF]), device
         self._graph = lambda cell: AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(cell, self.cutoff_ang))
         self._collate = Collater([], follow_batch=None, exclude_keys=None)
         self.name = f"sevennet:{model}"
         self.energy_scale = scale_of(self.name)
-        # The elements of its training data: SevenNet embeds no others.
+        # SevenNet embeds exactly the elements of its training data.
         self.covered_atomic_numbers = frozenset(int(z) for z in checkpoint.config[key.TYPE_MAP])
 
     def energies(self, cells: Sequence[Atoms]) -> np.ndarray:
@@ -51,7 +51,7 @@ class SevenNet:
         output = self._model(batch)
         energies = output[key.PRED_TOTAL_ENERGY].detach().cpu().numpy().reshape(-1)
         forces = output[key.PRED_FORCE].detach().cpu().numpy()
-        # SevenNet orders stress xx, yy, zz, xy, yz, zx and with the opposite sign of ASE.
+        # SevenNet's stress is xx, yy, zz, xy, yz, zx, with the opposite sign of ASE's.
         stresses = -output[key.PRED_STRESS].detach().cpu().numpy().reshape(-1, 6)[:, [0, 1, 2, 4, 5, 3]]
         ends = np.cumsum([len(cell) for cell in cells])
         return [
@@ -60,7 +60,7 @@ class SevenNet:
         ]
 
     def torch_sim_model(self):
-        """Return the model as torch-sim takes it, with geometries in float64."""
+        """Return the model for torch-sim, with positions and cells in float64."""
         from sevenn.torchsim import Float64Wrapper, SevenNetModel
 
         return Float64Wrapper(SevenNetModel(self._model, device=self._device))

@@ -1,8 +1,8 @@
-"""The elements that each potential was trained on: of any other, its numbers come from weights that nothing fixed.
+"""The elements that each potential was trained on; predictions for any other come from untrained weights.
 
 Needs: numpy.
 
-What a network embeds is no proof: CHGNet embeds 94 elements and UMA 99, whatever their data hold.
+The embedded elements are more than the trained ones: CHGNet embeds 94 elements and UMA 99, regardless of their data.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ import numpy as np
 POLONIUM_TO_RADIUM = frozenset(range(84, 89))
 # MPtrj (Deng et al. 2023), relaxations of the Materials Project: 89 elements, H to Pu without Po, At, Rn, Fr and Ra.
 MPTRJ = frozenset(range(1, 95)) - POLONIUM_TO_RADIUM
-# OMat24 (Barroso-Luque et al. 2024): the same 89. UMA's references of it (fairchem's uma_v1_2b_hof_lin_refs.yaml) are
-# fitted for these, 0 within rounding for 84 to 87, and for 88 and 95 to 99 what all of UMA's data sets have there.
+# OMat24 (Barroso-Luque et al. 2024): the same 89. UMA's reference energies for OMat24 (fairchem's
+# uma_v1_2b_hof_lin_refs.yaml) are fitted for these and 0 within rounding for 84 to 87; the values for 88 and 95 to 99
+# are the same in all data sets of UMA.
 OMAT24 = MPTRJ
-# The elemental references (eV) of Po, At, Rn, Fr and Ra in CHGNet's releases 0.3.0 and 0.2.0, which no crystal fixed.
+# Reference energies (eV) of Po, At, Rn, Fr and Ra in CHGNet 0.3.0 and 0.2.0, which are not fitted to any data.
 _UNFITTED_EV = dict(zip(sorted(POLONIUM_TO_RADIUM), (-0.1221, -0.3448, -0.4364, -0.1661, -0.3680), strict=True))
 _ZERO_EV, _SAME_EV = 1e-6, 1e-4
 
 
 def with_reference(references_ev: Sequence[float]) -> frozenset[int]:
-    """Return the atomic numbers z with a reference energy in references_ev[z] that is finite and not 0."""
+    """Return the atomic numbers z whose reference energy references_ev[z] is finite and not 0."""
     values = np.asarray(references_ev, dtype=float).reshape(-1)
     return frozenset(np.flatnonzero(np.isfinite(values) & (np.abs(values) > _ZERO_EV)).tolist()) - {0}
 
 
 def chgnet_elements(references_ev: Sequence[float]) -> frozenset[int]:
-    """Return the atomic numbers a CHGNet checkpoint was trained on, by its elemental references (AtomRef, H first).
+    """Return the atomic numbers that a CHGNet checkpoint was trained on, by its reference energies (AtomRef, H first).
 
-    They are fitted to the training data: 0 for an element that is not among them (Yb in r2scan). A checkpoint tuned
-    from 0.3.0 carries the values of Po, At, Rn, Fr and Ra on, which were fitted to nothing.
+    The reference energies are fitted to the training data, and 0 for an element that these lack (Yb in r2scan). A
+    checkpoint fine-tuned from 0.3.0 inherits its values of Po, At, Rn, Fr and Ra, which are not fitted to any data.
     """
     values = [0.0, *np.asarray(references_ev, dtype=float).reshape(-1).tolist()]
-    carried_on = {z for z, unfitted in _UNFITTED_EV.items() if abs(values[z] - unfitted) < _SAME_EV}
-    return with_reference(values) - carried_on
+    inherited = {z for z, unfitted in _UNFITTED_EV.items() if abs(values[z] - unfitted) < _SAME_EV}
+    return with_reference(values) - inherited
 
 
 def uma_elements(references_ev: Sequence[float] | None, n_embedded: int) -> frozenset[int]:
-    """Return the atomic numbers that a UMA checkpoint covers in OMat24's task: of OMat24, embedded, with a reference.
+    """Return the atomic numbers that a UMA checkpoint covers: in OMat24, embedded, and with a reference energy.
 
-    `references_ev` by atomic number, from 0; None for a checkpoint that has none.
+    `references_ev` is indexed by atomic number; None for a checkpoint without reference energies.
     """
     covered = OMAT24 & frozenset(range(1, n_embedded))
     return covered if references_ev is None else covered & with_reference(references_ev)

@@ -1,4 +1,4 @@
-"""UMA (Wood et al. 2025) through fairchem: the evaluator of the paper.
+"""UMA (Wood et al. 2025) as a Potential (interface.py), with fairchem; the evaluator of the paper.
 
 Needs: envs/uma.yaml (fairchem-core, torch, ase).
 """
@@ -21,20 +21,20 @@ from hullseeker.potentials.interface import Evaluation
 from hullseeker.potentials.registry import EVALUATORS
 from hullseeker.potentials.trained_elements import uma_elements
 
-# Inorganic crystals, with the settings of OMat24.
+# The task for inorganic crystals: DFT settings of OMat24.
 TASK = "omat"
 
 
 class Uma:
-    """UMA's inorganic-crystal task, from a hub name or a checkpoint path.
+    """UMA with the task for inorganic crystals, from a name on the Hugging Face hub or a checkpoint path.
 
-    A checkpoint is a pickle whose config names the classes to build: load only files that you trust.
+    A checkpoint is a pickle whose config names the classes to instantiate: load trusted files only.
     """
 
     def __init__(self, model: str = "uma-s-1p1", device: str = "cpu", precision: str = "float32") -> None:
         settings = inference_settings_batch()
         settings.base_precision_dtype = precision
-        settings.__post_init__()  # turns the name of the precision into torch's
+        settings.__post_init__()  # converts the precision to a torch dtype
         self._settings = settings
         self._checkpoint = checkpoint_path(model)
         self._predictor = load_predict_unit(self._checkpoint, settings, device=device)
@@ -56,7 +56,7 @@ class Uma:
         return {name: values.detach().cpu().numpy() for name, values in predicted.items()}
 
     def energies(self, cells: Sequence[Atoms]) -> np.ndarray:
-        # The model's forces are gradients that it takes in the same call: there is no cheaper one.
+        # Energies alone are not cheaper: the model always computes forces.
         return np.array([e.energy_ev / len(c) for e, c in zip(self.evaluate(cells), cells, strict=True)])
 
     def evaluate(self, cells: Sequence[Atoms]) -> list[Evaluation]:
@@ -73,19 +73,19 @@ class Uma:
         ]
 
     def torch_sim_model(self):
-        """Return the model as torch-sim takes it, with geometries in float64."""
+        """Return the model for torch-sim, with positions and cells in float64."""
         from fairchem.core.calculate.torchsim_interface import FairChemModel
 
         device = torch.device(self._device)
         model = FairChemModel(self._checkpoint, device=device, dtype=torch.float64, compute_stress=True, task_name=TASK)
-        model.predictor = self._predictor  # its own is always in float32
+        model.predictor = self._predictor  # FairChemModel's own predictor is always in float32
         return model
 
 
 def checkpoint_path(model: str) -> str:
-    """Return the file of a model: a path as it is, a hub name from fairchem's cache or from the hub.
+    """Return the checkpoint file of a model: a path unchanged, a hub name from fairchem's cache or downloaded.
 
-    Raises ValueError for a name that is neither, RuntimeError where the hub does not hand the file out.
+    Raises ValueError if `model` is neither, RuntimeError if the download fails.
     """
     if model not in EVALUATORS["uma"].models:
         if Path(model).is_file():
@@ -97,18 +97,18 @@ def checkpoint_path(model: str) -> str:
     assert hub is not None
     try:
         return pretrained_mlip.pretrained_checkpoint_path_from_name(model)
-    except Exception as error:  # noqa: BLE001  whatever the hub's client raises
-        # The cause is left out of the chain: a request's headers hold the token.
+    except Exception as error:  # noqa: BLE001  the hub's client raises many exception types
+        # `from None`, because the headers of the request contain the token.
         raise RuntimeError(
-            f"the hub does not hand out {model} ({type(error).__name__}); accept the licence on the page of "
-            f"{hub.repository}, log in with `hf auth login` or HF_TOKEN, and let this machine reach "
+            f"{model} cannot be downloaded from the Hugging Face hub ({type(error).__name__}); accept the licence "
+            f"on the page of {hub.repository}, log in with `hf auth login` or HF_TOKEN, and let this machine reach "
             "the hub once, or give the path of a checkpoint as relax.model"
         ) from None
 
 
 def covered_atomic_numbers(predictor) -> frozenset[int]:
-    """Return the elements of OMat24 that the checkpoint embeds and, where it has reference energies, has one for."""
+    """Return the atomic numbers that the loaded checkpoint covers (`uma_elements`)."""
     (energy,) = (task for task in predictor.dataset_to_tasks[TASK] if task.property == "energy")
-    found = energy.element_references
-    references = None if found is None else found.element_references.cpu().numpy()
+    module = energy.element_references
+    references = None if module is None else module.element_references.cpu().numpy()
     return uma_elements(references, predictor.model.module.backbone.max_num_elements)

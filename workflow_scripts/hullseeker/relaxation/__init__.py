@@ -1,1 +1,1 @@
-"""Relaxation to a minimum: the minimiser, the engines, and how an end is judged."""
+"""Structure relaxation: minimisers, batched engines, and convergence and failure criteria."""

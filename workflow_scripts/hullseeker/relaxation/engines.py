@@ -1,6 +1,6 @@
-"""The engines that the config may name: what relaxes many cells, its package and its environment.
+"""Registry of relaxation engines (`relax.engine`): function, package, optimizers and conda environment.
 
-Needs: the standard library. Loaders are named, not imported, so that every rule can read this table.
+Needs: the standard library. Loaders are given by name and imported on use, so that every rule can read the registry.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ TORCH_SIM_ENV = "torch_sim.yaml"
 
 @dataclass(frozen=True)
 class Engine:
-    """What relaxes many cells: module:function, called with potential, cells and settings."""
+    """A relaxation engine; `loader` is module:function, called with potential, cells and settings."""
 
     loader: str
     package: str
     optimizers: tuple[str, ...]
 
 
-# By relax.engine. torch-sim's BFGS stalls on a cell that shares the batch with larger ones.
+# By relax.engine. Without torch-sim's BFGS, which stalls on cells that share a batch with larger ones.
 ENGINES = {
     "per_cell": Engine("hullseeker.relaxation.per_cell:relax_batch", "ase", ("spring_bfgs", "lbfgs", "bfgs", "fire")),
     "torch_sim": Engine("hullseeker.relaxation.torch_sim:relax_in_flight", "torch-sim-atomistic", ("lbfgs", "fire")),
@@ -30,7 +30,7 @@ ENGINES = {
 
 
 def load_engine(engine: str) -> Callable:
-    """Import what relaxes many cells; RuntimeError where its package is not installed."""
+    """Import the function of an engine; raises RuntimeError if its package is not installed."""
     try:
         return imported_by_name(ENGINES[engine].loader)
     except ModuleNotFoundError as error:
@@ -41,11 +41,11 @@ def load_engine(engine: str) -> Callable:
 
 
 def env_of(potential: str, engine: str) -> str:
-    """Return the file in envs/ of the rules that relax."""
+    """Return the conda environment (a file in envs/) of the rules that relax with this potential and engine."""
     return TORCH_SIM_ENV if engine == "torch_sim" else EVALUATORS[potential].env
 
 
 def sources_of(potential: str, engine: str) -> list[str]:
-    """Return the modules, as paths in workflow_scripts, that only this table names: their code counts too."""
+    """Return the modules, as paths in workflow_scripts, of a potential and an engine, for the code hash of rules."""
     loaders = (EVALUATORS[potential].loader, ENGINES[engine].loader)
     return [loader.split(":")[0].replace(".", "/") + ".py" for loader in loaders]

@@ -1,6 +1,6 @@
-"""Relaxation of cell and positions: many cells at once, one outcome for each.
+"""Batched relaxation of positions and cells, with one optimizer per cell.
 
-Needs: numpy, ase, spglib; a potential handed in.
+Needs: numpy, ase, spglib; a potential as argument.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from hullseeker.potentials.interface import Evaluation, Potential, refusal_of_el
 from hullseeker.relaxation.spring_bfgs import SpringBfgs
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"bfgs": BFGS, "fire": FIRE, "lbfgs": LBFGS}
-OURS = "spring_bfgs"
-# Its Hessian is dense: beyond this many atoms L-BFGS is the cheaper way.
-_MOST_ATOMS_OF_OURS = 300
-# Overlapping atoms start with enormous forces and may still part in an orderly way within these steps.
-_STEPS_TO_CALM_DOWN = 10
-_ONE_SITE_ANG = 0.01
+SPRING_BFGS = "spring_bfgs"
+# SpringBfgs has a dense Hessian; L-BFGS is cheaper for more atoms than this.
+_SPRING_BFGS_MAX_ATOMS = 300
+# Large forces and energies are tolerated in the first steps, as overlapping atoms may still separate.
+_TOLERANT_STEPS = 10
+_SAME_SITE_ANG = 0.01
 
 
 @dataclass(frozen=True)
 class RelaxSettings:
-    """When a relaxation has converged and when it is given up; the keys of the config's `relax` section."""
+    """Optimizer, convergence criteria and failure criteria; fields are keys of the config's `relax` section."""
 
     optimizer: str
     max_force_ev_per_ang: float
@@ -53,18 +53,18 @@ class RelaxSettings:
 
     @classmethod
     def from_config(cls, relax: Mapping) -> RelaxSettings:
-        """Return the settings in a config's `relax` section."""
-        return cls(**{one.name: relax[one.name] for one in fields(cls)})
+        """Return the settings of a config's `relax` section."""
+        return cls(**{field.name: relax[field.name] for field in fields(cls)})
 
     def __post_init__(self) -> None:
-        known = sorted([OURS, *OPTIMIZERS])
+        known = sorted([SPRING_BFGS, *OPTIMIZERS])
         if self.optimizer not in known:
             raise ValueError(f"relax.optimizer is {self.optimizer!r}; choose one of {known}")
 
 
 @dataclass
 class Relaxation:
-    """Outcome of one relaxation; `cell` and the numbers are None when it failed."""
+    """Outcome of one relaxation; `cell` and the numbers are None if it failed."""
 
     status: str
     error: str | None = None
@@ -78,27 +78,27 @@ class Relaxation:
 
 
 def space_group_number(atoms: Atoms, tolerance_ang: float) -> int | None:
-    """Return the number of the space group that spglib finds within a tolerance, None where it finds none."""
-    found = spglib.get_symmetry_dataset(
+    """Return the space group number that spglib finds within a tolerance, None if it finds none."""
+    dataset = spglib.get_symmetry_dataset(
         (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers), symprec=tolerance_ang
     )
-    return None if found is None else int(found.number)
+    return None if dataset is None else int(dataset.number)
 
 
 def n_neighbours(atoms: Atoms, cutoff_ang: float) -> float:
-    """Return the expected number of pairs within the cut-off: atoms times the density's share of a sphere."""
+    """Return the expected number of pairs within the cut-off, from the mean density of the cell."""
     volume = atoms.get_volume()
     return len(atoms) ** 2 * (4 / 3 * math.pi * cutoff_ang**3) / volume if volume > 0 else math.inf
 
 
-def shortest_distance_ang(atoms: Atoms, within_ang: float) -> float:
-    """Return the shortest distance between two atoms, images included; infinite where none is within the range."""
-    distances = primitive_neighbor_list("d", atoms.pbc, atoms.cell.array, atoms.positions, within_ang)
+def shortest_distance_ang(atoms: Atoms, cutoff_ang: float) -> float:
+    """Return the shortest interatomic distance, periodic images included; infinite if none is below the cut-off."""
+    distances = primitive_neighbor_list("d", atoms.pbc, atoms.cell.array, atoms.positions, cutoff_ang)
     return float(distances.min()) if len(distances) else math.inf
 
 
 def refusal_to_start(potential: Potential, atoms: Atoms, settings: RelaxSettings) -> Relaxation | None:
-    """Return the outcome of a cell that cannot be relaxed with this potential, None where it can be tried."""
+    """Return the outcome of a cell that cannot be relaxed with this potential, None if it can."""
     if error := refusal_of_elements(potential, atoms.numbers):
         return Relaxation("relax_failed", error)
     pairs = n_neighbours(atoms, potential.cutoff_ang)
@@ -108,26 +108,26 @@ def refusal_to_start(potential: Potential, atoms: Atoms, settings: RelaxSettings
             f"{potential.cutoff_ang:g} Å; relax.max_neighbours is {settings.max_neighbours}; raise it if memory allows"
         )
         return Relaxation("too_large", error)
-    if shortest_distance_ang(atoms, _ONE_SITE_ANG) < _ONE_SITE_ANG:
-        return Relaxation("atoms_collided", "two atoms are on one site, where forces have no direction")
+    if shortest_distance_ang(atoms, _SAME_SITE_ANG) < _SAME_SITE_ANG:
+        return Relaxation("atoms_collided", f"two atoms are less than {_SAME_SITE_ANG:g} Å apart; forces are undefined")
     return None
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory did not suffice: Python's, or torch's on a CPU or a GPU."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
+    """Return whether an exception is an out-of-memory error of Python or of torch (CPU or GPU)."""
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message
 
 
 def volume_exploded(ratio: float, settings: RelaxSettings) -> str | None:
-    """Return in words how far the volume has changed where that is too far."""
+    """Return an error message if the volume ratio exceeds the limit, else None."""
     limit = settings.max_volume_ratio
     if 1 / limit <= ratio <= limit:
         return None
     return f"the volume changed by a factor of {ratio:.3g}; the limit is {limit:g}"
 
 
-def judge(
+def check_relaxation(
     run: Relaxation,
     settings: RelaxSettings,
     *,
@@ -137,10 +137,10 @@ def judge(
     volume_ratio: float,
     atoms: Callable[[], Atoms],
 ) -> Relaxation | None:
-    """Note in `run` what its last evaluation said; return the outcome where the relaxation has ended, else None.
+    """Record the last evaluation in `run`; return the outcome if the relaxation has ended, else None.
 
-    Ended: converged, out of steps, or gone where the potential's numbers mean nothing. `atoms` gives the present
-    geometry; it is asked for at the end alone.
+    A relaxation ends if it has converged, has taken the maximum number of steps, or has violated a failure criterion.
+    `atoms` returns the current geometry; it is called only when needed.
     """
 
     def failed(status: str, error: str) -> Relaxation:
@@ -153,15 +153,15 @@ def judge(
         run.initial_energy_ev_per_atom = energy_ev_per_atom
     run.max_force_ev_per_ang, run.max_stress_gpa = max_force_ev_per_ang, max_stress_gpa
     converged = max_force_ev_per_ang <= settings.max_force_ev_per_ang and max_stress_gpa <= settings.max_stress_gpa
-    calm = converged or run.n_steps >= _STEPS_TO_CALM_DOWN
+    limits_apply = converged or run.n_steps >= _TOLERANT_STEPS
     low, high = settings.energy_range_ev_per_atom
-    if energy_ev_per_atom < low or (calm and energy_ev_per_atom > high):
+    if energy_ev_per_atom < low or (limits_apply and energy_ev_per_atom > high):
         return failed(
             "energy_out_of_range",
             f"the energy is {energy_ev_per_atom:.4g} eV/atom after {run.n_steps} steps; "
             f"relax.energy_range_ev_per_atom is {low:g} to {high:g}",
         )
-    if calm and max_force_ev_per_ang > settings.explosion_force_ev_per_ang:
+    if limits_apply and max_force_ev_per_ang > settings.explosion_force_ev_per_ang:
         return failed(
             "forces_exploded",
             f"the largest force is {max_force_ev_per_ang:.3g} eV/Å after {run.n_steps} steps; "
@@ -185,12 +185,12 @@ def judge(
     return None
 
 
-class _HeldResults(Calculator):
-    """Hands out results that a batched evaluation computed for exactly the present geometry."""
+class _StoredResults(Calculator):
+    """ASE calculator that returns stored results of a batched evaluation of the current geometry."""
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]
 
-    def hold(self, atoms: Atoms, evaluation: Evaluation) -> None:
+    def store(self, atoms: Atoms, evaluation: Evaluation) -> None:
         self.atoms = atoms.copy()
         self.results = {
             "energy": evaluation.energy_ev,
@@ -200,15 +200,15 @@ class _HeldResults(Calculator):
         }
 
     def calculate(self, atoms=None, properties=None, system_changes=all_changes):  # noqa: ARG002
-        raise RuntimeError("the optimizer asked for a geometry that the batch has not evaluated")
+        raise RuntimeError("the optimizer requested a geometry that has not been evaluated")
 
 
 class _Run:
-    """One cell on its way to a minimum: its optimizer, and what the last evaluation said."""
+    """The relaxation of one cell: its atoms, optimizer and last evaluation."""
 
     def __init__(self, cell: Atoms, settings: RelaxSettings) -> None:
         self.atoms = cell.copy()
-        self.atoms.calc = _HeldResults()
+        self.atoms.calc = _StoredResults()
         self.settings = settings
         if settings.keep_symmetry:
             refine_symmetry(self.atoms, symprec=settings.symmetry_tolerance_ang)
@@ -216,19 +216,21 @@ class _Run:
         self.initial_volume = self.atoms.get_volume()
         self.result = Relaxation(status="not_converged")
         name = settings.optimizer
-        if name == OURS and len(cell) > _MOST_ATOMS_OF_OURS:
+        if name == SPRING_BFGS and len(cell) > _SPRING_BFGS_MAX_ATOMS:
             name = "lbfgs"
-        self.ours = SpringBfgs(self.atoms) if name == OURS else None
-        # ASE's optimizers take filters as they take atoms; its annotations do not say so.
-        self.of_ase = None if self.ours else OPTIMIZERS[name](FrechetCellFilter(self.atoms), logfile=None)  # type: ignore[arg-type]
+        self.spring_bfgs = SpringBfgs(self.atoms) if name == SPRING_BFGS else None
+        self.ase_optimizer: Optimizer | None = None
+        if not self.spring_bfgs:
+            # ASE's optimizers accept filters, but are annotated for Atoms.
+            self.ase_optimizer = OPTIMIZERS[name](FrechetCellFilter(self.atoms), logfile=None)  # type: ignore[arg-type]
 
-    def take(self, evaluation: Evaluation) -> bool:
-        """Record an evaluation, step if needed; return whether the run has ended."""
+    def advance(self, evaluation: Evaluation) -> bool:
+        """Record an evaluation and, unless the run has ended, take a step; return whether it has ended."""
         if not evaluation.is_finite:
             return self.fail(f"the potential returned a number that is not finite at step {self.result.n_steps}")
-        self.atoms.calc.hold(self.atoms, evaluation)
+        self.atoms.calc.store(self.atoms, evaluation)
         forces, stress = self.atoms.get_forces(), self.atoms.get_stress(voigt=False)
-        outcome = judge(
+        outcome = check_relaxation(
             self.result,
             self.settings,
             energy_ev_per_atom=evaluation.energy_ev / len(self.atoms),
@@ -240,10 +242,10 @@ class _Run:
         if outcome is not None:
             self.result = outcome
             return True
-        if self.ours:
-            self.ours.step(evaluation.energy_ev, forces, stress)
-        elif self.of_ase:
-            self.of_ase.step()
+        if self.spring_bfgs:
+            self.spring_bfgs.step(evaluation.energy_ev, forces, stress)
+        elif self.ase_optimizer:
+            self.ase_optimizer.step()
         self.result.n_steps += 1
         ratio = self.atoms.get_volume() / self.initial_volume
         if not np.isfinite(self.atoms.positions).all() or not math.isfinite(ratio):
@@ -253,6 +255,7 @@ class _Run:
         return False
 
     def fail(self, error: str, status: str = "relax_failed") -> bool:
+        """Set a failed result; return True, as the run has ended."""
         self.result = Relaxation(status=status, error=error, n_steps=self.result.n_steps)
         return True
 
@@ -263,11 +266,11 @@ def relax_batch(
     settings: RelaxSettings,
     on_finish: Callable[[int, Relaxation], None] | None = None,
 ) -> list[Relaxation]:
-    """Relax cells and positions of many cells, evaluated together; one outcome per cell, in order.
+    """Relax positions and cells with batched evaluations; one outcome per cell, in order.
 
-    Every cell keeps its own optimizer; only the potential is called in batches of about
-    `settings.batch_atoms` atoms, refilled as cells finish. An error in one cell ends that cell alone.
-    Converged means: largest force and largest stress component within the settings.
+    Every cell has its own optimizer; the potential is called for batches of about `settings.batch_atoms` atoms, which
+    are refilled as cells finish. An error in one cell ends that cell only. A cell has converged if its largest force
+    and its largest stress component are within the settings.
     """
     waiting = list(range(len(cells)))[::-1]
     active: dict[int, _Run] = {}
@@ -287,13 +290,13 @@ def relax_batch(
         ):
             index = waiting.pop()
             started[index] = time.perf_counter()
-            refused = refusal_to_start(potential, cells[index], settings)
-            if refused is not None:
-                finish(index, refused)
+            rejected = refusal_to_start(potential, cells[index], settings)
+            if rejected is not None:
+                finish(index, rejected)
                 continue
             try:
                 active[index] = _Run(cells[index], settings)
-            except Exception as error:  # noqa: BLE001  spglib may raise anything on a degenerate cell
+            except Exception as error:  # noqa: BLE001  spglib can raise anything on a degenerate cell
                 finish(index, Relaxation("relax_failed", f"{type(error).__name__}: {error}"))
         for index, evaluation in evaluate_each(potential, {i: r.atoms for i, r in active.items()}).items():
             run = active[index]
@@ -302,7 +305,7 @@ def relax_batch(
                     status = "too_large" if is_out_of_memory(evaluation) else "relax_failed"
                     ended = run.fail(f"{type(evaluation).__name__}: {evaluation}", status)
                 else:
-                    ended = run.take(evaluation)
+                    ended = run.advance(evaluation)
             except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
                 ended = run.fail(f"{type(error).__name__}: {error}")
             if ended:
@@ -311,12 +314,12 @@ def relax_batch(
 
 
 def evaluate_each(potential: Potential, cells: dict[int, Atoms]) -> dict[int, Evaluation | Exception]:
-    """Evaluate together; where that raises, one by one, so that one bad cell fails alone."""
+    """Evaluate cells in one batch, or separately if that fails; return the evaluation or exception of each."""
     if not cells:
         return {}
     try:
         return dict(zip(cells, potential.evaluate(list(cells.values())), strict=True))
-    except Exception as error:  # noqa: BLE001  a potential may raise anything on a hopeless geometry
+    except Exception as error:  # noqa: BLE001  a potential can raise anything on a bad geometry
         if len(cells) == 1:
             return {next(iter(cells)): error}
         return {i: e for index, cell in cells.items() for i, e in evaluate_each(potential, {index: cell}).items()}

@@ -1,6 +1,6 @@
-"""Rows of the table `relaxed`: a block of structures relaxed, every row with what became of it.
+"""Relaxation of rows of structures to rows of the table `relaxed`.
 
-Needs: numpy, ase, spglib; a potential handed in.
+Needs: numpy, ase, spglib; a potential as argument.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from hullseeker.tables.structures import from_atoms, has_structure, to_atoms
 
 
 def rattled(row: Mapping, rattle_ang: float, seed: int) -> Atoms:
-    """Return the cell with Gaussian noise of this deviation (Å) on every coordinate, and on the edges of its cube root.
+    """Return the row's structure with Gaussian noise on every coordinate (std `rattle_ang`, Å) and on the cell.
 
-    A relaxation keeps the symmetries that it starts with, and so may end on a saddle point; noise has none. It is
-    drawn from the seed and the row's id alone.
+    The cell is strained by symmetric noise of std `rattle_ang` / volume^(1/3). The noise breaks all symmetries, which a
+    relaxation would otherwise keep and so could end at a saddle point. It depends on the seed and the row's id only.
     """
     atoms = to_atoms(row)
     if rattle_ang > 0:
@@ -41,22 +41,24 @@ def relax_block(
     rattle_ang: float = 0.0,
     seed: int = 0,
 ) -> list[dict]:
-    """Relax the rows of one block that have a structure; the others are passed on as not attempted."""
+    """Relax the rows of one block; rows without a structure get the status not_attempted."""
     attempted = [row for row in rows if has_structure(row)]
     cells = [rattled(row, rattle_ang, seed) for row in attempted]
     outcomes = load_engine(engine)(potential, cells, settings)
     tolerance = settings.symmetry_tolerance_ang
     pairs = zip(attempted, outcomes, strict=True)
     relaxed = {row["structure_id"]: relaxed_row(row, outcome, tolerance) for row, outcome in pairs}
-    done = [relaxed.get(row["structure_id"]) or {"status": "not_attempted", "error": row.get("error")} for row in rows]
+    results = [
+        relaxed.get(row["structure_id"]) or {"status": "not_attempted", "error": row.get("error")} for row in rows
+    ]
     return [
-        {**r, "structure_id": row["structure_id"], "potential": potential.name}
-        for r, row in zip(done, rows, strict=True)
+        {**result, "structure_id": row["structure_id"], "potential": potential.name}
+        for result, row in zip(results, rows, strict=True)
     ]
 
 
 def relaxed_row(row: Mapping, outcome: Relaxation, symmetry_tolerance_ang: float) -> dict:
-    """Return the columns of one relaxation; numbers stay null unless it converged."""
+    """Return the `relaxed` columns of one relaxation; structure and energy are null unless it converged."""
     columns = {
         "status": outcome.status,
         "error": outcome.error,
@@ -70,8 +72,8 @@ def relaxed_row(row: Mapping, outcome: Relaxation, symmetry_tolerance_ang: float
         assert outcome.cell is not None
         columns |= from_atoms(outcome.cell)
         columns["energy_ev_per_atom"] = outcome.energy_ev_per_atom
-        generated = to_atoms(row)
-        columns["volume_ratio"] = outcome.cell.get_volume() / generated.get_volume()
-        columns["initial_space_group"] = space_group_number(generated, symmetry_tolerance_ang)
+        initial = to_atoms(row)
+        columns["volume_ratio"] = outcome.cell.get_volume() / initial.get_volume()
+        columns["initial_space_group"] = space_group_number(initial, symmetry_tolerance_ang)
         columns["space_group"] = space_group_number(outcome.cell, symmetry_tolerance_ang)
     return columns

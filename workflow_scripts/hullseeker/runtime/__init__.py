@@ -1,1 +1,1 @@
-"""Logs, provenance, secrets, requests over the network, time limits and processes."""
+"""Logs, provenance, secrets, HTTP requests, time limits and processes."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear under their name whole or not at all.
+"""Atomic writes: a file appears under its final name only once it is complete.
 
 Needs: the standard library.
 """
@@ -12,8 +12,11 @@ import tempfile
 from pathlib import Path
 
 
-class replacing:  # noqa: N801  reads as a verb: `with replacing(path) as beside:`
-    """Context manager: hand out a path beside `path`; on success rename it over `path`, on error remove it."""
+class replacing:  # noqa: N801  used as a function: `with replacing(path) as beside:`
+    """Context manager: yield a temporary path next to `path`; rename it to `path` on success, delete it on error.
+
+    Raises OSError, with what to do, if the disk is full.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -22,21 +25,21 @@ class replacing:  # noqa: N801  reads as a verb: `with replacing(path) as beside
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".partial")
         os.close(handle)
-        self.beside = Path(name)
-        return self.beside
+        self.temporary = Path(name)
+        return self.temporary
 
     def __exit__(self, kind, error, _traceback) -> None:
         if kind is None:
             try:
-                with open(self.beside, "rb") as handle:
+                with open(self.temporary, "rb") as handle:
                     os.fsync(handle.fileno())
-                os.chmod(self.beside, 0o644)
-                os.replace(self.beside, self.path)
+                os.chmod(self.temporary, 0o644)
+                os.replace(self.temporary, self.path)
             except OSError:
-                self.beside.unlink(missing_ok=True)
+                self.temporary.unlink(missing_ok=True)
                 raise
             return
-        self.beside.unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise OSError(
                 errno.ENOSPC,
@@ -45,10 +48,11 @@ class replacing:  # noqa: N801  reads as a verb: `with replacing(path) as beside
             ) from None
 
 
-class replacing_folder:  # noqa: N801  as `replacing`, file by file
-    """Context manager: hand out an empty folder beside `path`; on success move its files over those in `path`.
+class replacing_folder:  # noqa: N801  used as a function, like `replacing`
+    """Context manager: yield an empty folder next to `path`; on success move its files into `path` one by one.
 
-    A job that Slurm has given up can live on beside its retry: who reads the folder meets each file whole.
+    Each file is replaced atomically, so readers see complete files even while a job that Slurm has declared lost
+    still runs next to its retry.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -56,14 +60,14 @@ class replacing_folder:  # noqa: N801  as `replacing`, file by file
 
     def __enter__(self) -> Path:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.beside = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".partial"))
-        return self.beside
+        self.temporary = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".partial"))
+        return self.temporary
 
     def __exit__(self, kind, error, _traceback) -> None:
         try:
             if kind is None:
                 self.path.mkdir(exist_ok=True)
-                for file in sorted(self.beside.iterdir()):
+                for file in sorted(self.temporary.iterdir()):
                     os.replace(file, self.path / file.name)
         finally:
-            shutil.rmtree(self.beside)
+            shutil.rmtree(self.temporary)

@@ -1,4 +1,4 @@
-"""The devices that a job computes on.
+"""Check of the configured device (CPU or GPU).
 
 Needs: torch.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def require_device(device: str, key: str) -> None:
-    """Raise RuntimeError, naming the config key, where a GPU is asked for and there is none."""
+    """Raise RuntimeError, naming the config key, if `device` is a GPU and torch finds none."""
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What the processes of one training tell each other; with one process, nothing happens here.
+"""Collective operations between the processes of a distributed training; no-ops in a single process.
 
 Needs: torch.
 """
@@ -10,23 +10,23 @@ from collections.abc import Sequence
 import torch.distributed as dist
 
 
-def _together() -> bool:
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def n_processes() -> int:
-    """Return how many processes train together."""
-    return dist.get_world_size() if _together() else 1
+    """Return the number of processes in the training."""
+    return dist.get_world_size() if _is_distributed() else 1
 
 
 def process_index() -> int:
-    """Return which of them this one is, from 0."""
-    return dist.get_rank() if _together() else 0
+    """Return the rank of this process, from 0."""
+    return dist.get_rank() if _is_distributed() else 0
 
 
 def gathered(items: Sequence) -> list:
-    """Return the items of all processes, in the order of the processes; every process gets them all."""
-    if not _together():
+    """Return the items of all processes, in order of rank, in every process."""
+    if not _is_distributed():
         return list(items)
     parts: list = [None] * n_processes()
     dist.all_gather_object(parts, list(items))
@@ -34,15 +34,15 @@ def gathered(items: Sequence) -> list:
 
 
 def from_first_process(value):
-    """Return the first process's value in every process; the others' is not used."""
-    if not _together():
+    """Return the value of rank 0 in every process; the values of other ranks are ignored."""
+    if not _is_distributed():
         return value
-    held = [value]
-    dist.broadcast_object_list(held, src=0)
-    return held[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
-    if _together():
+    """Block until every process has called this function."""
+    if _is_distributed():
         dist.barrier()

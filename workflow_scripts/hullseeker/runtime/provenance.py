@@ -1,4 +1,4 @@
-"""Where a table came from: hashes, versions and seeds.
+"""Provenance of tables: hashes of files and settings, package versions, git state, and seeds.
 
 Needs: the standard library and git on the path (optional).
 """
@@ -43,18 +43,18 @@ def sha256_of_json(value: object) -> str:
 
 
 def seed_for(seed: int, *parts: object) -> int:
-    """Return a 63-bit seed from the config's seed and what it is for, the same on every machine."""
+    """Return a 63-bit seed derived from the config's seed and the parts that name its purpose; platform-independent."""
     digest = hashlib.sha256("\x1f".join(str(part) for part in (seed, *parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 @cache
 def _git_state() -> dict[str, str]:
-    here = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parent
 
-    def git(*words: str) -> str:
+    def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
@@ -68,17 +68,17 @@ def _git_state() -> dict[str, str]:
 
 @cache
 def _versions() -> str:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return json.dumps(found, sort_keys=True)
+    return json.dumps(versions, sort_keys=True)
 
 
 def describe_run(settings: Mapping, inputs: Iterable[str | Path] = (), seed: int | None = None) -> dict[str, str]:
-    """Return the metadata that every table carries: git state, package versions, hashes of settings and inputs."""
+    """Return the metadata of a table: git state, package versions, hashes of settings and inputs, and the seed."""
     return {
         **_git_state(),
         "package_versions": _versions(),
@@ -89,7 +89,7 @@ def describe_run(settings: Mapping, inputs: Iterable[str | Path] = (), seed: int
 
 
 def sha256_of_path(path: str | Path) -> str:
-    """Return the SHA-256 of a file, of the names and contents in a folder, or of the name where neither is there."""
+    """Return the SHA-256 of a file, of a folder (names and contents), or of the path itself if nothing is there."""
     path = Path(path)
     if path.is_file():
         return sha256_of_file(path)
@@ -100,9 +100,9 @@ def sha256_of_path(path: str | Path) -> str:
 
 
 def cif_files_of(path: str | Path) -> list[Path]:
-    """Return the path itself, or where it is a folder the files in it and its folders that a name says are CIF.
+    """Return the path itself, or the sorted CIF files of a folder and its subfolders, by file name.
 
-    Names are compared without regard to case, and packed files count (a.CIF, b.cif.gz); hidden files do not.
+    Ignores case, includes compressed files (a.CIF, b.cif.gz) and skips hidden files.
     """
     path = Path(path)
     if not path.is_dir():

@@ -1,6 +1,6 @@
-"""A limit on the time that one structure may take: others' code may hang on a hopeless geometry.
+"""A time limit per structure, because library code can hang on a degenerate geometry.
 
-Needs: nothing beyond Python, on a system with SIGALRM.
+Needs: the standard library, on a system with SIGALRM.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from contextlib import contextmanager
 
 
 class TimeLimitError(BaseException):
-    """The time limit passed. Not an Exception, so that no library's `except Exception` swallows it."""
+    """The time limit was exceeded; a BaseException, so that no `except Exception` of a library catches it."""
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise TimeLimitError in the body after `seconds`; no limit for None. Main thread only (ValueError elsewhere)."""
+    """Context manager: raise TimeLimitError after `seconds` (None: no limit); ValueError outside the main thread."""
     if seconds is None:
         yield
         return
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("time_limit works in the main thread only; set time_limit_s to null elsewhere")
 
-    def stop(_signal, _frame) -> None:
+    def raise_error(_signal, _frame) -> None:
         raise TimeLimitError(f"took longer than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
+    previous_handler = signal.signal(signal.SIGALRM, raise_error)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous_handler)

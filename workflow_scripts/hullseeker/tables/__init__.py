@@ -1,1 +1,1 @@
-"""The tables of the workflow: schemas, reading and writing, rows as structures, shards, cached rows."""
+"""The tables of the workflow: schemas, input and output, conversion of rows to structures, sharding, cache."""

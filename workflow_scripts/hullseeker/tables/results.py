@@ -1,4 +1,4 @@
-"""Tables of results: one row per system (or per system, step and status), as CSV for people and Parquet for programs.
+"""Result tables: one row per system (or per system, step and status), as CSV and as Parquet.
 
 Needs: pandas, pyarrow.
 """
@@ -17,7 +17,7 @@ CSV_FLOATS = "%.6g"
 
 
 def write_result_table(frame: pd.DataFrame, csv_path: str | Path, parquet_path: str | Path) -> None:
-    """Write a table of results whole: floats to 6 significant digits in CSV, in full in Parquet; null is empty."""
+    """Write a result table atomically as CSV (6 significant digits, nulls empty) and as Parquet (full precision)."""
     with replacing(parquet_path) as beside:
         frame.to_parquet(beside, index=False)
     with replacing(csv_path) as beside:
@@ -25,29 +25,35 @@ def write_result_table(frame: pd.DataFrame, csv_path: str | Path, parquet_path: 
 
 
 def read_result_table(path: str | Path) -> pd.DataFrame:
-    """Read a table of results from its CSV; names are text, whatever they look like (007, NA, nan)."""
+    """Read a result table from CSV; the name columns are read as text, also 007, NA or nan."""
     return pd.read_csv(path, converters=dict.fromkeys(("system", "label", "step", "status"), str))
 
 
 def as_paths(named_input: str | Sequence[str]) -> list[str]:
-    """Return a named Snakemake input as a list: a rule may give one path or many."""
+    """Return a named Snakemake input, which is a path or a list of paths, as a list."""
     return [str(named_input)] if isinstance(named_input, (str, Path)) else [str(path) for path in named_input]
 
 
 def paths_by_evaluator(
     named_input: str | Sequence[str], evaluators: Sequence[str], n_systems: int
 ) -> dict[str, list[str]]:
-    """Return the paths, one per system, of every evaluator; a rule lists them by evaluator, and within it by system."""
+    """Return the paths (one per system) by evaluator, of an input listed by evaluator and then by system.
+
+    Raises ValueError if the number of paths is not the number of evaluators times `n_systems`.
+    """
     paths = as_paths(named_input)
     if len(paths) != len(evaluators) * n_systems:
-        raise ValueError(f"{len(paths)} tables for {len(evaluators)} evaluators of {n_systems} systems")
+        raise ValueError(
+            f"{len(paths)} tables for {len(evaluators)} evaluators of {n_systems} systems; "
+            "expected one per evaluator and system"
+        )
     return {name: paths[i * n_systems : (i + 1) * n_systems] for i, name in enumerate(evaluators)}
 
 
 def read_system(samples: str | Path, **children: str | Path) -> dict[str, pd.DataFrame]:
     """Return the samples of one system and its child tables by schema name, indexed by structure_id.
 
-    Raises TableError where a child does not carry exactly the ids of the samples.
+    Raises TableError if the ids of a child table are not those of the samples.
     """
     frames = {"samples": _frame(samples, "samples")}
     for schema_name, path in children.items():
@@ -57,7 +63,7 @@ def read_system(samples: str | Path, **children: str | Path) -> dict[str, pd.Dat
 
 
 def _frame(path: str | Path, schema_name: str) -> pd.DataFrame:
-    heavy = ("lattice_ang", "atomic_numbers", "frac_coords", "text")
+    omitted = ("lattice_ang", "atomic_numbers", "frac_coords", "text")  # large, and not needed for results
     table = read_table(path, schema_name)
-    light = table.select([name for name in table.column_names if name not in heavy])
-    return light.to_pandas().set_index("structure_id")
+    table = table.select([name for name in table.column_names if name not in omitted])
+    return table.to_pandas().set_index("structure_id")

@@ -2,8 +2,9 @@
 
 Needs: pyarrow.
 
-One row per attempt. `structure_id` is unique and sorted; `status` and `error` tell a failure, whose numbers
-are null. A structure is three columns: `lattice_ang` (9 floats, row vectors), `atomic_numbers`, `frac_coords`.
+One row per attempted structure. `structure_id` is unique and sorted; `status` and `error` describe a failure, for which
+the numeric columns are null. A structure takes three columns: `lattice_ang` (9 floats, row vectors), `atomic_numbers`
+and `frac_coords`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
 
 
 def _optional(name: str, kind: pa.DataType) -> pa.Field:
-    """A column that a file may lack altogether; it is then null."""
+    """Return a field that may be missing in a file; it is then read as null."""
     return pa.field(name, kind, metadata={"optional": "true"})
 
 
@@ -67,9 +68,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             *_floats("energy_ev_per_atom", "e_above_hull_ev_per_atom"),
             pa.field("energy_source", pa.string()),
             pa.field("split", pa.string()),
-            # Why the material is not in use (data_set.py); null where it is.
+            # Why the material is not used for training and testing (selection.py); null if it is.
             _optional("left_out", pa.string()),
-            # Of the database a material comes from: density-functional energies, corrected (MP2020) and not.
+            # DFT energies of the source database, with and without the MP2020 corrections.
             *(
                 _optional(name, pa.float64())
                 for name in (
@@ -83,7 +84,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _optional("is_theoretical", pa.bool_()),
         ]
     ),
-    # The split is that of the file an entry came in, null where it came in none.
+    # The split of the file that the entry comes from; null if the data are not split into files.
     "refusals": pa.schema([*_ID, _required("error", pa.string()), _optional("split", pa.string())]),
     "samples": pa.schema(
         [
@@ -96,7 +97,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("formula", pa.string()),
             pa.field("n_tokens", pa.int32()),
             pa.field("text", pa.string()),
-            # Of samples from a file: the entry's own name in it.
+            # The id of an imported sample in its file.
             _optional("source_id", pa.string()),
         ]
     ),
@@ -131,7 +132,7 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "formation_energy_ev_per_atom",
             ),
             pa.field("decomposition", pa.string()),
-            # Why E_hull cannot be relied on, null where it can; hull.py.
+            # Why E_hull is unreliable, null if it is reliable; see hull.py.
             _optional("unreliable", pa.string()),
         ]
     ),
@@ -161,7 +162,7 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "chgnet_reference_energy_ev_per_atom",
                 "e_above_hull_ev_per_atom",
             ),
-            # As in the hull table.
+            # As in `hull`.
             _optional("unreliable", pa.string()),
         ]
     ),
@@ -175,11 +176,11 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("structure_valid_paper", pa.bool_()),
             pa.field("structure_valid_cdvae", pa.bool_()),
             pa.field("composition_valid", pa.bool_()),
-            # As in the materials table.
+            # As in `materials`.
             _optional("left_out", pa.string()),
         ]
     ),
-    # Each crystal once, with the ids of all rows that are it; a row group holds the rows of one job.
+    # One row per distinct crystal, with the ids of all its duplicates; one row group per job.
     "phases_to_relax": pa.schema(
         [
             _required("content_key", pa.string()),
@@ -187,7 +188,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             *_STRUCTURE,
         ]
     ),
-    # What the reward audit compares with, by kind: an element's lowest phase, or a known crystal.
+    # Reference energies of the reward audit; `kind`: the lowest phase of an element, or a known crystal.
     "audit_references": pa.schema(
         [
             _required("kind", pa.string()),
@@ -196,7 +197,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             *_floats("energy_ev_per_atom"),
         ]
     ),
-    # Of the formulas that a reward prompts: the hull energy with the energies of the reward's own potential.
+    # Hull energy of each prompted formula, from the energies of the reward's potential.
     "reward_reference": pa.schema(
         [
             _required("formula", pa.string()),

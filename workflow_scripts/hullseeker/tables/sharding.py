@@ -1,4 +1,4 @@
-"""Fixed blocks of rows, dealt to shards whole: what is computed together does not depend on the number of shards.
+"""Split rows into fixed blocks and the blocks into shards, so that batches do not depend on the number of shards.
 
 Needs: the standard library.
 """
@@ -10,25 +10,25 @@ from typing import TypeVar
 
 Row = TypeVar("Row")
 
-# The keys of an evaluator's settings that say how its work is cut up.
+# The settings of an evaluator that determine its shards and blocks.
 SETTINGS_OF_SHARDING = ("n_shards", "block_size")
 
 
-def n_jobs(n_rows: int, rows_per_job: int, most: int) -> int:
-    """Return in how many jobs rows are computed: one for each `rows_per_job` of them, from one to `most`.
+def n_jobs(n_rows: int, rows_per_job: int, max_jobs: int) -> int:
+    """Return the number of jobs for `n_rows` rows: one per `rows_per_job` rows, between 1 and `max_jobs`.
 
-    Dealt by `blocks_of_shard`, in blocks of at most `rows_per_job` rows, no job is empty unless there is no row.
+    With blocks of at most `rows_per_job` rows, `blocks_of_shard` gives every job a row, if there are any.
     """
-    return max(1, min(most, -(-n_rows // rows_per_job)))
+    return max(1, min(max_jobs, -(-n_rows // rows_per_job)))
 
 
 def blocks_of_shard(rows: Sequence[Row], block_size: int, shard: int, n_shards: int) -> list[Sequence[Row]]:
     """Return the blocks of `block_size` consecutive rows that belong to shard `shard` of `n_shards`.
 
-    Batched floating-point results depend, in the last digits, on what shares the batch. Batches are
-    therefore made of blocks, and blocks of row numbers; a shard takes every `n_shards`-th block.
+    Results of batched floating-point operations depend, in the last digits, on the other items of the batch. Batches
+    are therefore made within blocks, which depend on row numbers only; a shard takes every `n_shards`-th block.
     """
     if not 0 <= shard < n_shards:
-        raise ValueError(f"shard {shard} of {n_shards} does not exist; shards count from 0")
+        raise ValueError(f"shard {shard} of {n_shards} does not exist; shards are numbered from 0")
     blocks = [rows[i : i + block_size] for i in range(0, len(rows), block_size)]
     return blocks[shard::n_shards]

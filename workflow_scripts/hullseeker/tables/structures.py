@@ -1,4 +1,4 @@
-"""Table rows to and from pymatgen and ASE.
+"""Conversion of table rows to and from pymatgen Structure and ASE Atoms.
 
 Needs: numpy, ase, pymatgen.
 """
@@ -16,12 +16,12 @@ COLUMNS = ("lattice_ang", "atomic_numbers", "frac_coords")
 
 
 def has_structure(row: Mapping) -> bool:
-    """Whether the row carries a structure."""
+    """Return whether the row has a structure."""
     return row["lattice_ang"] is not None
 
 
 def has_coincident_atoms(row: Mapping) -> bool:
-    """Whether two atoms of the row's structure are on one site, or images of it, to 1e-6 of the lattice vectors."""
+    """Return whether two atoms coincide, also as periodic images; fractional coordinates are rounded to 1e-6."""
     sites = {tuple(site) for site in np.round(np.reshape(row["frac_coords"], (-1, 3)), 6) % 1.0}
     return len(sites) < len(row["atomic_numbers"])
 
@@ -46,7 +46,7 @@ def to_atoms(row: Mapping) -> Atoms:
 
 
 def from_structure(structure: Structure) -> dict:
-    """Return the three structure columns of an ordered pymatgen Structure; ValueError where it is disordered."""
+    """Return the three structure columns of a pymatgen Structure; raises ValueError if it is disordered."""
     if not structure.is_ordered:
         raise ValueError(f"{structure.formula} has partially occupied sites; order it first")
     return {
@@ -57,7 +57,7 @@ def from_structure(structure: Structure) -> dict:
 
 
 def from_atoms(atoms: Atoms) -> dict:
-    """Return the three structure columns of ASE Atoms; fractional coordinates wrapped into [0, 1)."""
+    """Return the three structure columns of ASE Atoms, with fractional coordinates wrapped into [0, 1)."""
     return {
         "lattice_ang": [float(x) for x in np.ravel(atoms.cell.array)],
         "atomic_numbers": [int(z) for z in atoms.numbers],
@@ -66,7 +66,7 @@ def from_atoms(atoms: Atoms) -> dict:
 
 
 def reduced_formula(atomic_numbers) -> str:
-    """Return the reduced formula, elements in order of electronegativity, as pymatgen writes it (O2 stays O2)."""
+    """Return pymatgen's reduced formula, elements in order of electronegativity (O2 stays O2)."""
     counts: dict[str, int] = {}
     for z in atomic_numbers:
         symbol = Element.from_Z(int(z)).symbol
@@ -75,7 +75,7 @@ def reduced_formula(atomic_numbers) -> str:
 
 
 def content_key(row: Mapping) -> str:
-    """Return a hash of the structure's content, for caches: 32 hex digits; coordinates rounded to 1e-6."""
+    """Return a hash of the row's structure (32 hex digits), as a cache key; values are rounded to 1e-6."""
     digest = hashlib.sha256()
     for name, kind in zip(COLUMNS, (float, int, float), strict=True):
         values: np.ndarray = np.asarray(row[name], dtype=kind)

@@ -20,8 +20,8 @@ from snakemake.utils import update_config
 from hullseeker.data.files import problem_with_data
 from hullseeker.language_model.gguf_source import is_gguf, problem_with
 from hullseeker.language_model.scale import problems_of_scale
-from hullseeker.potentials.energy_scales import refusal
-from hullseeker.potentials.evaluators_of_run import evaluators_by_key, repeated
+from hullseeker.potentials.energy_scales import scale_mismatch
+from hullseeker.potentials.evaluators_of_run import evaluators_by_key, repeated_evaluators
 from hullseeker.potentials.registry import EVALUATORS, name_in_rows
 from hullseeker.relaxation.engines import ENGINES
 from hullseeker.rewards.presets import reward_terms
@@ -413,8 +413,8 @@ def _check_combinations(config: Mapping) -> list[str]:
     for key, settings in evaluators_by_key(config["relax"]).items():
         problems += _check_evaluator(key, settings)
         evaluator = name_in_rows(settings["potential"], settings["model"])
-        problems += filter(None, [refusal(evaluator, reference, f"{key}.potential")])
-    problems += repeated(config["relax"])
+        problems += filter(None, [scale_mismatch(evaluator, reference, f"{key}.potential")])
+    problems += repeated_evaluators(config["relax"])
     if config["hull"]["reference"] == "mp" and data["source"] in ("demo", "mp20"):
         problems.append(
             f"hull.reference is 'mp', and data.source: {data['source']} has no competing phases with the Materials "

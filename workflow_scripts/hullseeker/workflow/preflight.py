@@ -18,7 +18,7 @@ from hullseeker.language_model.hub_access import is_hub_name, problem_with_login
 from hullseeker.language_model.hub_models import hub_cache, missing_in_model, offline, snapshot_of
 from hullseeker.language_model.model_check import unusable_model
 from hullseeker.runtime.credentials import KEY_VARIABLE, problem_with_secret
-from hullseeker.runtime.http_requests import ask, is_refusal
+from hullseeker.runtime.http_requests import is_refusal, send_request
 
 KEY_LENGTH = 32
 PAGE_TRIES = 3
@@ -53,7 +53,9 @@ def refused_key(endpoint: str, must_answer: bool = True) -> list[str]:
     if len(key) != KEY_LENGTH:
         return [f"{KEY_VARIABLE} holds {len(key)} characters, and a key has {KEY_LENGTH}; {get_one}"]
     endpoint = endpoint.rstrip("/")
-    answer = ask(f"{endpoint}/materials/thermo/?_limit=1&_fields=material_id", {"X-API-KEY": key}, tries=PAGE_TRIES)
+    answer = send_request(
+        f"{endpoint}/materials/thermo/?_limit=1&_fields=material_id", {"X-API-KEY": key}, tries=PAGE_TRIES
+    )
     if is_refusal(answer.status, answer.text):
         return [f"the Materials Project refuses {KEY_VARIABLE} ({answer.status}); {get_one}"]
     if (answer.status != 200 or answer.is_page) and must_answer:
