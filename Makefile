@@ -1,10 +1,10 @@
-# make demo: the whole experiment on a laptop.   make test: the whole test suite.   Both make their own .venv.
+# make demo: run the whole experiment on a laptop.   make test: run the test suite.   Both build .venv first.
 PYTHON ?= python3.11
 PYTHON312 ?= python3.12
 CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-# One thread per job, jobs side by side; no package may call home.
+# One thread per job, with jobs in parallel; no access to the Hugging Face hub.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
@@ -28,26 +28,26 @@ $(VENV)/installed: requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	touch $@
 
-# The demo ends by printing both tables and the path of the report.
+# Run the demo, then print both tables and the path of the report.
 demo: $(VENV)/installed
 	$(SNAKEMAKE) --configfile experiments/demo.yaml
 	@test results/demo/report.html -nt results/demo/tables/table1.md || \
 		$(SNAKEMAKE) --configfile experiments/demo.yaml --report results/demo/report.html
 	@$(BIN)/python workflow_scripts/print_results.py results/demo
 
-# Files side by side, the longest first; tests of a file share what they have made.
+# Run test files in parallel, the slowest first; tests of one file share their results.
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests/integration tests/golden tests/unit -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
-# The whole experiment again, killed once in every rule, on this machine.
+# Run the whole experiment while killing every rule once.
 test-kills: $(VENV)/installed
 	$(BIN)/python -m pytest tests/kills --durations=5
 
-# The whole experiment and its faults on a real Slurm on this machine: Debian's packages, as root (docs/reliability.md).
+# Run the experiment, with injected faults, on a local Slurm from Debian's packages; needs root (docs/reliability.md).
 test-slurm: $(VENV)/installed
 	$(BIN)/python -m pytest tests/slurm --durations=20
 
-# UMA on a tiny random checkpoint, in an environment of its own: fairchem-core brings gigabytes.
+# Test UMA with a tiny random checkpoint. A separate environment, since fairchem-core installs gigabytes.
 .venv-uma/installed: requirements-uma.lock
 	@started=$$(date +%s) && $(PYTHON) -m venv .venv-uma && \
 		.venv-uma/bin/pip install --quiet --disable-pip-version-check -r requirements-uma.lock && \
@@ -56,7 +56,7 @@ test-slurm: $(VENV)/installed
 test-uma: .venv-uma/installed
 	.venv-uma/bin/python -m pytest tests/uma --durations=5
 
-# The engine torch_sim, on the CPU: torch-sim needs Python 3.12, for which PyPI's torch brings CUDA (7 GB).
+# Test the engine torch_sim on the CPU. It needs Python 3.12, for which PyPI's torch installs CUDA (7 GB).
 .venv-torch-sim/installed: requirements-torch-sim.lock
 	@started=$$(date +%s) && $(PYTHON312) -m venv .venv-torch-sim && \
 		.venv-torch-sim/bin/pip install --quiet --disable-pip-version-check -r requirements-torch-sim.lock && \
@@ -65,7 +65,7 @@ test-uma: .venv-uma/installed
 test-torch-sim: .venv-torch-sim/installed
 	.venv-torch-sim/bin/python -m pytest tests/torch_sim --durations=5
 
-# Every conda environment, with a stand-in for conda that has an environment of its own.
+# Test every conda environment, with a replacement for conda that is installed in .venv-conda.
 .venv-conda/installed: tests/envs/requirements.txt
 	$(PYTHON) -m venv .venv-conda
 	.venv-conda/bin/pip install --quiet --disable-pip-version-check -r tests/envs/requirements.txt
@@ -86,19 +86,19 @@ format: $(VENV)/installed
 	$(BIN)/ruff format workflow_scripts tests envs bench docs
 	$(BIN)/snakefmt Snakefile rules
 
-# After a change of the estimate of memory and time: the table of docs/training_at_scale.md.
+# Update the table in docs/training_at_scale.md after a change of the estimate of memory and time.
 training-table: $(VENV)/installed
 	cd workflow_scripts && ../$(BIN)/python -m hullseeker.language_model.settings_that_fit ../docs/training_at_scale.md
 
-# After a change of a lock, or of what a script imports.
+# Update the pins in envs/*.yaml after a change of a lock file or of a script's imports.
 envs: $(VENV)/installed
 	$(BIN)/python envs/pin.py
 
-# After a change of the rules.
+# Update the drawing of the rules in docs/ after a change of the rules.
 rulegraph: $(VENV)/installed
 	$(BIN)/python docs/draw_rulegraph.py
 
-# Makes the embedded resources again, under results/resources (about three hours on two cores).
+# Make the embedded resources again, in results/resources (about three hours on two cores).
 resources: $(VENV)/installed
 	$(SNAKEMAKE) make_resources --configfile experiments/demo.yaml
 

@@ -4,10 +4,10 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
-# Its files are found by their place in the checkout.
+# Scripts, resources and results are addressed by paths relative to the checkout.
 if not Path(workflow.basedir).samefile(Path.cwd()):
     raise SystemExit(
-        f"Snakemake runs in {Path.cwd()}, and the workflow finds its files in its checkout alone; run it there "
+        f"Snakemake runs in {Path.cwd()}, but this workflow works only in its own checkout; run it there "
         f"(cd {workflow.basedir}), without --snakefile and --directory"
     )
 
@@ -18,14 +18,14 @@ configfile: "config.yaml"
 report: "report/workflow.rst"
 
 
-# What the rules share.
+# Settings and functions that the rules share.
 include: "rules/config.smk"
 include: "rules/systems.smk"
 include: "rules/evaluators.smk"
 include: "rules/requests.smk"
 include: "rules/targets.smk"
 include: "rules/planned.smk"
-# The flow, from data to tables and figures.
+# Rules from the data set to tables and figures.
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"
@@ -33,7 +33,7 @@ include: "rules/cdvae.smk"
 include: "rules/relax.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
-# Around it.
+# Embedded resources, downloads, and checks before and after a run.
 include: "rules/embedded.smk"
 include: "rules/prefetch.smk"
 include: "rules/checks.smk"
@@ -55,7 +55,7 @@ rule all:
         PRODUCTS["figures"],
 
 
-# The checks run where Snakemake does, before the first job: see onstart in checks.smk.
+# Has no job of its own: onstart in checks.smk runs the checks in Snakemake's own process.
 rule preflight:
     localrule: True
 

@@ -1,9 +1,9 @@
-# The baseline CDVAE: trained here, drawn from without prompts, and asked to reconstruct the test crystals.
+# The baseline CDVAE: train it, sample from it without prompts, and reconstruct the test crystals with it.
 if CDVAE:
     CDVAE_TRAINING = {
         name: value for name, value in config["cdvae"].items() if name != "sampling"
     }
-    # A sampled cell is judged by the bounds that a written one is.
+    # A sampled cell must satisfy the same bounds as a cell written by a language model.
     CDVAE_BOUNDS = {
         name: value
         for name, value in config["crystal_text"].items()
@@ -59,7 +59,7 @@ if CDVAE:
         script:
             "../workflow_scripts/sample_cdvae.py"
 
-    # How many test crystals there are, and so how many jobs reconstruct them, is known only then.
+    # A checkpoint: the number of jobs depends on the number of test crystals, which the split determines.
     checkpoint plan_reconstructions:
         input:
             materials=f"{RESULTS}/data/materials.parquet",
@@ -102,7 +102,7 @@ if CDVAE:
     rule make_reconstruction_table:
         input:
             materials=f"{RESULTS}/data/materials.parquet",
-            shards=reconstructed,
+            shards=reconstruction_shards,
         output:
             rows=f"{RESULTS}/reconstructions/cdvae.parquet",
             csv=f"{RESULTS}/tables/reconstruction.csv",

@@ -1,4 +1,4 @@
-# What is asked before the first job of a run, and by `snakemake preflight` before anything is queued.
+# Checks before the first job of every run; `snakemake preflight` runs all of them without submitting a job.
 import sys
 
 from hullseeker.data.checks import short_of_prompts, too_many_refused
@@ -46,44 +46,47 @@ keep_retries_at_checkpoints(JobScheduler)
 
 
 def rules_of_experiment():
-    """The rules with work to do, without those that make the embedded resources."""
+    """Return the rules that run a script, without those that make the embedded resources."""
     return [
-        found
-        for found in workflow.rules
-        if found.script and not str(found.snakefile).endswith("rules/embedded.smk")
+        rule_
+        for rule_ in workflow.rules
+        if rule_.script and not str(rule_.snakefile).endswith("rules/embedded.smk")
     ]
 
 
-def envs_of_rule(found):
-    """The environment files of a rule, each with the modules that only a table names; more than one by its wildcards."""
-    env = found.conda_env
+def envs_of_rule(rule_):
+    """Return (environment file, modules imported by name at run time) of a rule; several where wildcards choose."""
+    env = rule_.conda_env
     if env is evaluator_env:
         return [
-            (env({"evaluator": name}), sources_of(one["potential"], one["engine"]))
-            for name, one in EVALUATORS.items()
+            (
+                env({"evaluator": name}),
+                sources_of(settings["potential"], settings["engine"]),
+            )
+            for name, settings in EVALUATORS.items()
         ]
-    # A reward may be of every potential that runs beside CHGNet.
-    of_rewards = sources_of_env("potentials.yaml")
+    # A reward may use any potential that can be installed beside CHGNet.
+    reward_sources = sources_of_env("potentials.yaml")
     if callable(env):
         return [
-            (env(Wildcards(fromdict={"stages": chain})), of_rewards)
+            (env(Wildcards(fromdict={"stages": chain})), reward_sources)
             for chain in HULLS_OF_REWARD
         ]
-    return [(env, of_rewards if Path(str(env)).name == "potentials.yaml" else [])]
+    return [(env, reward_sources if Path(str(env)).name == "potentials.yaml" else [])]
 
 
 def env_files_of_experiment():
-    """The environment files of all these rules."""
+    """Return the environment files of all rules of the experiment."""
     names = {
         Path(str(env)).name
-        for found in rules_of_experiment()
-        for env, _ in envs_of_rule(found)
+        for rule_ in rules_of_experiment()
+        for env, _ in envs_of_rule(rule_)
     }
     return [Path(workflow.basedir) / "envs" / name for name in sorted(names)]
 
 
 def missing_before_a_run(in_own_env):
-    """What is missing of all that the experiment will need, one line each."""
+    """Return one line for each thing that the whole experiment needs and that is missing."""
     problems, envs = [], env_files_of_experiment()
     conda_prefix = workflow.deployment_settings.conda_prefix or ".snakemake/conda"
     if SOURCE == "materials_project":
@@ -93,7 +96,7 @@ def missing_before_a_run(in_own_env):
     for settings in EVALUATORS.values():
         problems += missing_access(settings)
         if workflow.local_exec:
-            names = [found.name for found in rules_of_experiment()]
+            names = [rule_.name for rule_ in rules_of_experiment()]
             problems += missing_gpus({**config, "relax": settings}, names)
     if in_own_env:
         problems += missing_conda()
@@ -101,14 +104,16 @@ def missing_before_a_run(in_own_env):
     else:
         problems += missing_pins(envs) + missing_weights(["chgnet", "sevenn"])
         envs_to_build = []
-    # What will be there: a row of the tables for each replicate, and the model that is loaded.
-    as_run = {**config, "systems": SYSTEM_SETTINGS, "base_model": LOADED_MODEL}
-    needed = space_needed_gb(as_run, len(STAGE_CHAINS), envs_to_build, conda_prefix)
-    return problems + unwritable(needed) + missing_space(needed)
+    # With a system for each replicate, and the base model as the trainings load it.
+    expanded = {**config, "systems": SYSTEM_SETTINGS, "base_model": LOADED_MODEL}
+    needed_gb = space_needed_gb(
+        expanded, len(STAGE_CHAINS), envs_to_build, conda_prefix
+    )
+    return problems + unwritable(needed_gb) + missing_space(needed_gb)
 
 
 def requests_of(names):
-    """What rules without wildcards in their resources ask of a cluster at their first attempt."""
+    """Return the resources that rules request at their first attempt; for rules whose resources use no wildcards."""
     return {
         name: workflow.get_rule(name).expand_resources(Wildcards(), [], 1)
         for name in names
@@ -116,7 +121,7 @@ def requests_of(names):
 
 
 def requests_of_experiment():
-    """What the rules ask of a cluster at their first attempt; of the trainings by GRPO, the one with most processes."""
+    """Return the resources that each rule requests at its first attempt; for train_grpo, of its largest training."""
     largest = max(
         HULLS_OF_REWARD,
         key=lambda chain: threads_of_training(GRPO_SETTINGS[chain]),
@@ -124,14 +129,14 @@ def requests_of_experiment():
     )
     wildcards = Wildcards(fromdict={"stages": largest})
     return {
-        found.name: found.expand_resources(wildcards, [], 1)
-        for found in rules_of_experiment()
-        if largest or found.name != "train_grpo"
+        rule_.name: rule_.expand_resources(wildcards, [], 1)
+        for rule_ in rules_of_experiment()
+        if largest or rule_.name != "train_grpo"
     }
 
 
 def checked_before(rules_to_run):
-    """Why what an earlier run has let pass would not pass now; what is checked again in this run says so itself."""
+    """Return why the results of checks in an earlier run fail the present config; checks that run again are skipped."""
     problems = []
     if "check_prompts" not in rules_to_run:
         for path in CHECKED_PROMPTS:
@@ -143,7 +148,7 @@ def checked_before(rules_to_run):
 
 
 onstart:
-    # What only some rules need is asked for where they will run: figures need no evaluator. Of a cluster, Slurm is asked.
+    # Requirements of a rule are checked only where it will run: figures, for instance, need no evaluator.
     jobs = list(workflow.dag.needrun_jobs())
     rules_to_run = {job.rule.name for job in jobs}
     behind_checkpoints = rules_to_come(rules_to_run)
@@ -168,25 +173,25 @@ onstart:
     if not rules_to_run.isdisjoint(("extract_phases", "extract_materials")):
         endpoint = config["data"]["materials_project"]["endpoint"]
         problems += refused_key(endpoint, must_answer=False)
-    # What starts from the base model itself; a trained model is a file of the workflow.
-    from_hub = [
+    # Jobs that load the base model itself; a trained model is a file of the workflow.
+    jobs_with_base_model = [
         job
         for job in jobs
         if job.rule.name in RULES_OF_DEVICE["base_model.device"]
         and not job.input.get("model", [])
     ]
-    if from_hub:
+    if jobs_with_base_model:
         problems += missing_base_model(BASE_MODEL, must_answer=workflow.local_exec)
     if "prepare_base_model" in rules_to_run and Path(BASE_MODEL).is_file():
-        wanted = config["base_model"]["gguf_sha256"]
-        problems += other_gguf(BASE_MODEL, content(BASE_MODEL), wanted)
+        expected_sha256 = config["base_model"]["gguf_sha256"]
+        problems += other_gguf(BASE_MODEL, content(BASE_MODEL), expected_sha256)
     if not in_own_env:
         grpo = [GRPO_SETTINGS[chain] for chain in HULLS_OF_REWARD]
         problems += missing_training_packages(config, grpo, rules_to_run)
     requests = requests_of(behind_checkpoints)
     requests |= {job.rule.name: job.resources for job in jobs if not job.is_local}
-    asked_before_a_run = "preflight" in rules_to_run
-    if asked_before_a_run:
+    is_preflight = "preflight" in rules_to_run
+    if is_preflight:
         problems += missing_before_a_run(in_own_env)
         requests = requests_of_experiment()
     if (
@@ -202,7 +207,7 @@ onstart:
             *refused_requests(requests),
         ]
     if problems:
-        # Of any other exception Snakemake would print this file and line last.
+        # SystemExit, since of any other exception Snakemake prints this file and line after the message.
         raise SystemExit(without_secrets("\n".join(dict.fromkeys(problems))))
-    if asked_before_a_run:
+    if is_preflight:
         print("preflight: nothing that this run needs is missing", file=sys.stderr)

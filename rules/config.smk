@@ -1,4 +1,4 @@
-# The checked config, the folders of an experiment, and the hashes that decide about reruns.
+# The validated config, the folders of an experiment, and the hashes that trigger reruns.
 import sys
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from hullseeker.workflow.configuration import (
     check_config,
 )
 
-# Read here and checked; nothing changes the config after this.
+# Merge the overlays and validate the config; it does not change after this.
 try:
     OVERLAYS = apply_overlays(
         config,
@@ -27,7 +27,7 @@ try:
         [path for path in ("config.yaml", *OVERLAYS) if Path(path).is_file()],
     )
 except ConfigError as error:
-    # Of any other exception Snakemake would print this file and line last.
+    # SystemExit, since of any other exception Snakemake prints this file and line after the message.
     raise SystemExit(without_secrets(str(error))) from None
 
 RESULTS = f"results/{config['experiment']}"
@@ -46,11 +46,11 @@ wildcard_constraints:
 
 @cache
 def code(script, *schemas):
-    """The hash of all code that a script reaches; `schemas` are of tables whose names it is given as params."""
+    """Return the hash of all code that a script reaches; `schemas` are names of tables that its params give it."""
     return hash_of_code(Path(workflow.basedir) / "workflow_scripts" / script, *schemas)
 
 
 @cache
 def content(path):
-    """The hash of a resource: with `ancient`, content and not the checkout's time decides about a rerun."""
+    """Return the hash of a file: an input marked `ancient` triggers a rerun by its content, not by its time."""
     return sha256_of_path(path)

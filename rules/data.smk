@@ -1,4 +1,4 @@
-# The data set: extraction or import, splits, their check, and the competing phases of the hull.
+# The data set: extract or import it, split it, check the splits, and relax the competing phases of the hull.
 from hullseeker.workflow.configuration import EMBEDDED_PHASES
 
 SOURCE = config["data"]["source"]
@@ -13,7 +13,7 @@ SPLIT_FILES = {
     if config["data"][key]
 }
 PHASES_FILE = config["data"]["phases"]
-# Ours, beside those of the user's files: their ids get a prefix.
+# Embedded phases, added to those of the user's files; their ids get a prefix.
 EMBEDDED = []
 if PHASES_FILE == EMBEDDED_PHASES:
     PHASES_FILE = None
@@ -37,7 +37,7 @@ else:
 
 if SOURCE == "materials_project":
 
-    # They ask a server: there is a network where Snakemake runs, on the nodes of a cluster often not.
+    # These rules download: the nodes of a cluster often have no network, unlike the machine that runs Snakemake.
     localrules:
         extract_phases,
         extract_materials,
@@ -152,10 +152,10 @@ rule split_materials:
         "../workflow_scripts/split_materials.py"
 
 
-# Where much of a data set cannot be read, the run ends before anything is trained on the rest. Of a check's params none
-# has the check, and all that follows it, run again: Snakemake keeps no record of params that are functions of the input.
-# Whether what was checked before still passes is looked at before the first job (checked_before in checks.smk).
-# ancient() would not do: Snakemake leaves out what is missing behind it when the check runs again.
+# Stop the run before any training where too large a share of the data set cannot be read. The params are functions of
+# the input, of which Snakemake keeps no record, so that a changed limit does not rerun the check and all that follows.
+# checked_before in checks.smk compares earlier results with the present limit before the first job. Marking the output
+# as ancient() would not do: Snakemake then leaves out missing files behind it when the check runs again.
 CHECKED_REFUSALS = [f"{RESULTS}/data/refused.csv"] if REFUSED and TRAINS else []
 if CHECKED_REFUSALS:
 
@@ -176,7 +176,7 @@ if CHECKED_REFUSALS:
             "../workflow_scripts/check_refused.py"
 
 
-# What is trained and tested on passes here; a leak ends the run.
+# All training and test data pass this check; with data.on_leak: fail, a leak between splits stops the run.
 rule check_splits:
     input:
         materials=f"{RESULTS}/data/split.parquet",
@@ -201,7 +201,7 @@ rule check_splits:
         "../workflow_scripts/check_splits.py"
 
 
-# Only the phases that the samples' chemical systems need are relaxed, once per evaluator, whatever the experiment.
+# Only phases within the samples' chemical systems are relaxed, once per evaluator; all experiments share the cache.
 rule select_phases:
     input:
         materials=f"{RESULTS}/data/materials.parquet",
@@ -232,7 +232,7 @@ rule select_phases:
         "../workflow_scripts/select_phases.py"
 
 
-# The table of phases and the cache of what was relaxed before are read once; jobs get what is left, if anything is.
+# Read the table of phases and the cache of relaxations once, and distribute the phases left to relax over jobs.
 checkpoint plan_phase_relaxations:
     input:
         phases=f"{RESULTS}/data/phases_needed.parquet",

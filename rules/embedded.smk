@@ -1,4 +1,4 @@
-# How the embedded resources are made. They ship with the repository, so these rules run only when asked for:
+# Make the embedded resources. They are part of the repository, so these rules run only when requested:
 #   snakemake make_resources --cores all --configfile experiments/demo.yaml
 import yaml
 
@@ -50,12 +50,12 @@ use rule relax_structures as relax_candidates with:
         system="candidates",
     params:
         settings=RESOURCE_RELAX,
-        n_shards=candidates_shards,
+        n_shards=n_candidate_shards,
         schema="candidates",
-        code=code("relax_structures.py", "candidates"),
+        code=lambda wc: [code("relax_structures.py", "candidates"), *evaluator_code(wc)],
 
 
-# What the first draw of decorations leaves: which formulas there are, not yet which structure each has.
+# Select the formulas for the next rule, from the randomly decorated prototypes; their structures are not final.
 checkpoint select_first_materials:
     input:
         candidates=f"{BUILT}/candidates.parquet",
@@ -88,7 +88,7 @@ rule screen_prototypes:
     params:
         settings=EMBEDDED_SETTINGS["screen"],
         relax=RESOURCE_RELAX,
-        n_shards=screened_shards,
+        n_shards=n_screen_shards,
         code=lambda wc: [code("screen_prototypes.py"), *evaluator_code(wc)],
     script:
         "../workflow_scripts/screen_prototypes.py"
@@ -104,7 +104,7 @@ rule find_elemental_phases:
     params:
         relax=RESOURCE_RELAX,
         settings=EMBEDDED_SETTINGS["elements"],
-        code=code("find_elemental_phases.py"),
+        code=lambda wc: [code("find_elemental_phases.py"), *evaluator_code(wc)],
     script:
         "../workflow_scripts/find_elemental_phases.py"
 
@@ -112,9 +112,9 @@ rule find_elemental_phases:
 rule select_demo_materials:
     input:
         candidates=f"{BUILT}/candidates.parquet",
-        screened=screened(f"{BUILT}/screened/{{shard}}.parquet"),
+        screened=screen_shards(f"{BUILT}/screened/{{shard}}.parquet"),
         relaxed=relaxed_candidates,
-        relaxed_screened=screened(f"{BUILT}/relaxed/screened-{{shard}}.parquet"),
+        relaxed_screened=screen_shards(f"{BUILT}/relaxed/screened-{{shard}}.parquet"),
         elements=f"{BUILT}/elemental_phases.parquet",
     output:
         materials=f"{BUILT}/demo_materials.parquet",

@@ -1,4 +1,4 @@
-# What a run says at its end: what failed, what was refused, and whether its files are there.
+# Report at the end of a run which jobs failed, which rows were refused, and which files are missing.
 import atexit
 import time
 
@@ -11,55 +11,56 @@ from hullseeker.workflow.failed_jobs import (
 STARTED_S = time.time()
 
 
-def tell_failed_jobs():
-    """Keep what became of every job that Slurm saw fail, whether a retry made up for it or not."""
+def report_failed_jobs():
+    """Write a table of all Slurm jobs that failed, including those that succeeded when tried again."""
     table = Path(LOGS) / "failed_jobs.tsv"
     if n := write_failed_jobs(
         Path(".snakemake/log").glob("*.log"), config["experiment"], table
     ):
         print(
-            f"{n} jobs failed on the way, tried again or not: {table}", file=sys.stderr
+            f"{n} jobs failed, including those that succeeded when tried again: {table}",
+            file=sys.stderr,
         )
 
 
-def tell_refusals():
-    """Print what was refused, left out or failed in the experiment so far, one line per kind with its list."""
-    # Only here: it needs pyarrow, which every other read of the rules can do without.
+def report_refusals():
+    """Print what was refused, left out or failed in the experiment so far: one line per kind, with the list's path."""
+    # Imported here, since it needs pyarrow, which is slow to import.
     from hullseeker.report.refusals import lines_of_experiment
 
     if lines := lines_of_experiment(RESULTS, SYSTEMS, list(EVALUATORS)):
         print(
-            "refused, left out or failed; the reasons stand in the lists:",
+            "refused, left out or failed (reasons are in the listed files):",
             *lines,
             sep="\n  ",
             file=sys.stderr,
         )
 
 
-def tell_errors():
-    """Print one sentence per failed job when all that Snakemake has to say stands above it."""
+def report_errors():
+    """Print one sentence per failed job, below all of Snakemake's own output."""
     failed = [
-        (one.rule.name, list(one.log))
+        (member.rule.name, list(member.log))
         for job in workflow.scheduler.failed
-        for one in (job.jobs if job.is_group() else [job])
-        if not job.is_group() or not all(Path(path).exists() for path in one.output)
+        for member in (job.jobs if job.is_group() else [job])
+        if not job.is_group() or not all(Path(path).exists() for path in member.output)
     ]
-    # The clocks of a cluster's machines differ by seconds.
+    # A minute earlier, since the clocks of a cluster's machines differ.
     if lines := error_lines(failed, STARTED_S - 60):
         atexit.register(print, "\n".join(lines), file=sys.stderr, flush=True)
 
 
 onsuccess:
-    tell_failed_jobs()
-    tell_refusals()
+    report_failed_jobs()
+    report_refusals()
     if missing := files_not_made(workflow.dag.targetjobs):
         raise SystemExit(
-            f"Snakemake called the run done, but {len(missing)} of its files were not made ({', '.join(missing[:5])}); "
+            f"Snakemake reports success, but {len(missing)} output files are missing ({', '.join(missing[:5])}); "
             "run the same command again"
         )
 
 
 onerror:
-    tell_errors()
-    tell_failed_jobs()
-    tell_refusals()
+    report_errors()
+    report_failed_jobs()
+    report_refusals()

@@ -1,4 +1,4 @@
-# From relaxed samples to per-sample tables: hull, matches, novelty, fingerprints, reward audit; then the tables.
+# Evaluate each sample (hull, matches, novelty, fingerprints, reward audit) and make the tables of results.
 STATISTICS = {
     "stable_below_ev_per_atom": config["hull"]["stable_below_ev_per_atom"],
     "n_bootstrap": config["statistics"]["n_bootstrap"],
@@ -65,7 +65,7 @@ rule assess_novelty:
         "../workflow_scripts/assess_novelty.py"
 
 
-# What the audit compares with is the same for all systems: it is evaluated once.
+# The reference energies of the audit are the same for all systems, so they are computed once.
 rule evaluate_references:
     input:
         samples=of_systems("samples"),
@@ -155,7 +155,7 @@ use rule featurize_samples as featurize_split with:
         code=code("featurize_structures.py", "materials"),
 
 
-# The tables that need no relaxation take the share of prompted formulas from here, not from Table 1.
+# Separate from Table 1, so that tables without relaxations can print the share of prompted formulas too.
 rule make_formula_match:
     input:
         samples=of_systems("samples"),

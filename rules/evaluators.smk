@@ -1,9 +1,9 @@
-# The evaluators of an experiment: what rules that load one share.
+# The evaluators of an experiment: settings, environments and hashes for the rules that load one.
 from hullseeker.potentials.evaluators_of_run import evaluator_label, evaluators
 from hullseeker.relaxation.engines import env_of, sources_of
 from hullseeker.runtime.provenance import sha256_of_file
 
-# The first evaluator, relax.potential, is the one that Table 1, the figures, S.U.N. and the audit are of.
+# Table 1, the figures, S.U.N. and the audit use the first evaluator, relax.potential.
 EVALUATORS = evaluators(config["relax"])
 EVALUATOR_LABELS = {
     name: evaluator_label(settings) for name, settings in EVALUATORS.items()
@@ -12,19 +12,21 @@ EVALUATOR, *CROSS_CHECKS = EVALUATORS
 
 
 def settings_of(wc):
-    """The settings of an evaluator; without the wildcard, of the first one."""
+    """Return the settings of the wildcard's evaluator; without the wildcard, of the first evaluator."""
     return EVALUATORS[wc.get("evaluator", EVALUATOR)]
 
 
 def evaluator_env(wc):
-    """The environment of an evaluator."""
+    """Return the conda environment file of the evaluator."""
     return f"../envs/{env_of(settings_of(wc)['potential'], settings_of(wc)['engine'])}"
 
 
 def evaluator_code(wc):
-    """The code that only the table of evaluators names."""
+    """Return the hashes of the evaluator's modules, which scripts import by name at run time."""
     settings = settings_of(wc)
-    return [code(p) for p in sources_of(settings["potential"], settings["engine"])]
+    return [
+        code(path) for path in sources_of(settings["potential"], settings["engine"])
+    ]
 
 
 @cache
@@ -33,12 +35,12 @@ def _content_of_weights(model):
 
 
 def evaluator_weights(wc):
-    """The hash of an evaluator's checkpoint where the config gives a file; a name and a version say it otherwise."""
+    """Return the hash of the evaluator's checkpoint where the config gives a file; None where it gives a name."""
     return _content_of_weights(settings_of(wc)["model"])
 
 
 def n_relax_shards(wc):
-    """The jobs that relax a system's samples with an evaluator: no more than there are blocks of rows."""
+    """Return how many jobs relax a system's samples with an evaluator: at most one per block of rows."""
     settings = settings_of(wc)
     return n_jobs(
         n_samples_at_least(wc.system), settings["block_size"], settings["n_shards"]
@@ -46,5 +48,5 @@ def n_relax_shards(wc):
 
 
 def of_evaluators_and_systems(folder):
-    """The tables of a folder by evaluator, and within it by system."""
+    """Return the paths of a folder's tables, ordered by evaluator and then by system."""
     return [path for name in EVALUATORS for path in of_systems(f"{folder}/{name}")]

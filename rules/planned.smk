@@ -1,15 +1,16 @@
-# How many jobs there are where only a checkpoint can say.
+# Inputs and numbers of jobs that are known only after a checkpoint has run.
 import json
 
 from hullseeker.tables.sharding import n_jobs
 
 
 def n_jobs_planned(path):
+    """Return the number of jobs that a plan.json states."""
     return json.loads(Path(path).read_text())["n_jobs"]
 
 
 def relaxed_phases(wc):
-    """The phases that were relaxed before, and those of each job that relaxes the others; none where none must be."""
+    """Return the tables of phases: those of the cache, and those of each job; none with the database's energies."""
     if config["hull"]["reference"] == "mp":
         return []
     planned = checkpoints.plan_phase_relaxations.get(evaluator=wc.evaluator).output
@@ -22,8 +23,8 @@ def relaxed_phases(wc):
     ]
 
 
-def reconstructed(_):
-    """The shards of reconstructions by CDVAE."""
+def reconstruction_shards(_):
+    """Return the shards of CDVAE's reconstructions."""
     planned = checkpoints.plan_reconstructions.get().output
     return expand(
         f"{RESULTS}/reconstructions/shards/{{shard}}.parquet",
@@ -31,8 +32,8 @@ def reconstructed(_):
     )
 
 
-def candidates_shards(_):
-    """The jobs that relax candidates: no more than there are blocks of them."""
+def n_candidate_shards(_):
+    """Return how many jobs relax the candidates: at most one per block."""
     import pyarrow.parquet as pq
 
     (path,) = checkpoints.decorate_prototypes.get().output
@@ -43,8 +44,8 @@ def candidates_shards(_):
     )
 
 
-def screened_shards(_):
-    """The jobs that screen prototypes: no more than there are formulas of two elements and more."""
+def n_screen_shards(_):
+    """Return how many jobs screen prototypes: at most one per formula of two or more elements."""
     import pyarrow.parquet as pq
 
     path = checkpoints.select_first_materials.get().output.materials
@@ -54,12 +55,13 @@ def screened_shards(_):
 
 
 def relaxed_candidates(wc):
+    """Return the shards of relaxed candidates."""
     return expand(
         f"{BUILT}/relaxed/candidates-{{shard}}.parquet",
-        shard=range(candidates_shards(wc)),
+        shard=range(n_candidate_shards(wc)),
     )
 
 
-def screened(pattern):
-    """The shards of what was screened."""
-    return lambda wc: expand(pattern, shard=range(screened_shards(wc)))
+def screen_shards(pattern):
+    """Return an input function for the shards of the screening, by a pattern with {shard}."""
+    return lambda wc: expand(pattern, shard=range(n_screen_shards(wc)))

@@ -1,8 +1,8 @@
-# What needs a network, fetched where there is one: data, base model, evaluators' weights; and all of it in one file.
+# Download data, base model and evaluators' weights where there is a network, and pack them into one file.
 from hullseeker.language_model.hub_models import folder_in_cache
 
 PREFETCHED = f"{CACHE}/prefetched"
-# A folder of the user's own is no hub name.
+# The base model's name on the hub; None where it is a local folder or not needed.
 HUB_MODEL = (
     BASE_MODEL
     if SYSTEMS_OF_KIND["language_model"] and not Path(BASE_MODEL).is_dir()
@@ -29,7 +29,7 @@ if HUB_MODEL:
             "../workflow_scripts/fetch_base_model.py"
 
 
-# Loaded once, on the CPU: what is not there is downloaded, and what is there is known to load.
+# Load an evaluator once, on the CPU: this downloads missing weights, and shows that they load.
 rule fetch_evaluator:
     output:
         f"{PREFETCHED}/evaluator-{{evaluator}}.json",
@@ -76,12 +76,15 @@ rule pack_bundle:
         named=[
             path
             for path in (
-                *(config["data"][k] for k in ("materials", "train", "val", "test")),
+                *(
+                    config["data"][key]
+                    for key in ("materials", "train", "val", "test")
+                ),
                 PHASES_FILE,
                 config["prompt"]["path"],
                 None if HUB_MODEL else BASE_MODEL,
                 *(system.get("path") for system in SYSTEM_SETTINGS.values()),
-                *(one["model"] for one in EVALUATORS.values()),
+                *(settings["model"] for settings in EVALUATORS.values()),
                 *map(str, OVERLAYS),
             )
             if path and Path(path).exists()

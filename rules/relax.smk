@@ -1,4 +1,4 @@
-# Relaxation of every sample with every evaluator, in shards.
+# Relax every sample with every evaluator, in shards.
 rule relax_structures:
     input:
         structures=f"{RESULTS}/samples/{{system}}.parquet",

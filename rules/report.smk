@@ -1,4 +1,4 @@
-# Tables and figures for people.
+# Tables, figures and the data card, formatted for reading.
 from hullseeker.report.titles import (
     TITLE_OF_DATA_CARD,
     TITLE_OF_DATA_CARD_FIGURE,
@@ -9,7 +9,7 @@ from hullseeker.report.titles import (
 )
 
 TRUSTED_DOWN_TO = lowest_trusted(config["hull"]["trusted_down_to_ev_per_atom"])
-# The paper's rows, each beside the system that the config gives it to.
+# The row of the paper's tables that is printed beside each system, by system.
 PAPER_ROWS = {
     name: system["paper_row"]
     for name, system in SYSTEM_SETTINGS.items()
@@ -33,9 +33,9 @@ FOOTNOTES = footnotes(
 )
 
 
-# The share that obeys the formula stands beside every rate, so these tables also print it.
+# Tables that also print the share of samples with the prompted formula, which Table 1 already has.
 WITH_FORMULA_MATCH = ("table2", "sun", "audit", "cross_evaluator")
-# What titles, captions and headings say of the evaluators.
+# Names of evaluators for titles, captions and headings, by table.
 PARAMS_OF_EVALUATORS = {
     "table1": {"evaluator": EVALUATOR_LABELS[EVALUATOR]},
     "cross_evaluator": {"evaluators": EVALUATOR_LABELS},
@@ -46,7 +46,7 @@ PARAMS_OF_EVALUATORS = {
 }
 
 for table in TABLE_TITLES:
-    # It has lines of its own: values by seed, differences, ratios.
+    # rule render_comparison renders this table: its lines are values by seed, differences and ratios.
     if table == "comparison":
         continue
     kind = "table1" if table in TABLES_PER_CROSS_CHECK else table
@@ -73,7 +73,7 @@ for table in TABLE_TITLES:
             ),
         log:
             f"{LOGS}/render_{table}.log",
-        # What further evaluators are called, no profile can know.
+        # Grouped here, since a profile cannot name these rules: their names depend on the config's evaluators.
         group:
             "tables" if table in TABLES_PER_CROSS_CHECK else None
         conda:

@@ -1,5 +1,5 @@
-# What jobs ask a cluster for stands in their rules: memory in MB, run time in minutes, a GPU where the config has a rule
-# compute on one. Rules without a request have the profile's default-resources, and its set-resources stands above all.
+# Requests for memory (MB), run time (minutes) and GPUs are in the rules; a rule requests a GPU where the config's device
+# is one. Other rules use the profile's default-resources; its set-resources override both.
 from functools import partial
 
 from hullseeker.workflow.job_requests import gpu_job, names_of_gpus, per_attempt

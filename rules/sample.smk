@@ -1,4 +1,4 @@
-# Draws from every language model, in shards, and samples of other generators from files; every draw is a row.
+# Sample from every language model, in shards, and import samples of other generators; every draw is a row.
 from hullseeker.runtime.provenance import cif_files_of
 
 
@@ -25,7 +25,11 @@ rule sample_structures:
         prompt=lookup("prompt", within=config),
         prompt_content=content(config["prompt"]["path"]),
         crystal_text=lookup("crystal_text", within=config),
-        settings={k: v for k, v in config["sampling"].items() if k != "n_shards"},
+        settings={
+            name: value
+            for name, value in config["sampling"].items()
+            if name != "n_shards"
+        },
         n_shards=lambda wc: n_sample_shards(wc.system),
         seed=lookup("seed", within=config),
         code=code("sample_structures.py"),

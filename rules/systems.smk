@@ -1,4 +1,4 @@
-# The systems of an experiment with their replicates, the models behind them, and the files of all systems.
+# The systems of an experiment with their replicates, the models they sample from, and the paths of their tables.
 from hullseeker.data.row_counts import rows_at_least
 from hullseeker.language_model.gguf_source import is_gguf
 from hullseeker.rewards.presets import potentials_with_hull
@@ -11,7 +11,7 @@ from hullseeker.workflow.replicates import (
     with_replicates,
 )
 
-# The systems of the config, each replicate a system of its own.
+# Settings by system, with a system for each replicate.
 SYSTEM_SETTINGS = with_replicates(config["systems"], config["replicates"])
 SYSTEMS = list(SYSTEM_SETTINGS)
 SYSTEMS_OF_KIND = {
@@ -22,26 +22,26 @@ SYSTEM_LABELS = [
     {"system": name, "label": system["label"]}
     for name, system in SYSTEM_SETTINGS.items()
 ]
-# At most one system: there is one model.
+# The system of kind cdvae, or None; the config allows at most one.
 CDVAE = next(iter(SYSTEMS_OF_KIND["cdvae"]), None)
-# Where nothing is trained here, all of train is what others trained on: no share of it is held back, and what test
-# shares with it is their affair.
+# False where all samples come from files. The training set is then that of another generator: no validation set is
+# taken from it, and a leak between its splits is reported without stopping the run.
 TRAINS = SYSTEMS != SYSTEMS_OF_KIND["samples"]
 REPLICATES = replicates_of(config["systems"], config["replicates"])
 BASELINE = config["comparison"]["baseline"]
-# What is compared with the baseline, each system with its replicates; the baseline first.
+# Replicates by system for the comparison, the baseline first; empty where the baseline is no trained system.
 COMPARED = (
     {BASELINE: REPLICATES[BASELINE], **REPLICATES} if BASELINE in REPLICATES else {}
 )
 
 
 def stage_chain(system):
-    """What a system's model is called, empty for the base model: sft, sft-grpo, sft-grpo-mine, sft.2."""
+    """Return the name of a system's model (sft, sft-grpo, sft-grpo-mine, sft.2), empty for the base model."""
     return chain_of(system, SYSTEM_SETTINGS[system])
 
 
 def before_rl(system):
-    """The system whose model a system's GRPO starts from; None without GRPO, or where it is not among the systems."""
+    """Return the system whose model a system's GRPO starts from; None without GRPO or without such a system."""
     if "grpo" not in SYSTEM_SETTINGS[system].get("stages", []):
         return None
     start = chain_before(stage_chain(system), "grpo")
@@ -50,7 +50,7 @@ def before_rl(system):
 
 
 def grpo_settings(system):
-    """The settings of a system's GRPO, with the terms of its reward and without those of other presets."""
+    """Return the GRPO settings of a system (its entry in SYSTEM_SETTINGS), with the terms of its own reward only."""
     settings = {**config["grpo"], **system.get("grpo", {})}
     presets = settings.pop("rewards")
     return {**settings, "terms": presets[settings["reward"]]}
@@ -58,7 +58,7 @@ def grpo_settings(system):
 
 BEFORE_RL = {name: before_rl(name) for name in SYSTEMS if before_rl(name)}
 STAGE_CHAINS = list(dict.fromkeys(filter(None, map(stage_chain, SYSTEMS))))
-# Training curves by name, each with the first system that it is of.
+# The first system of each training curve, by the curve's name.
 SYSTEM_OF_CURVE = {
     **({"cdvae": CDVAE} if CDVAE else {}),
     **{
@@ -85,59 +85,59 @@ REWARD_POTENTIALS = {
 }
 
 BASE_MODEL = config["base_model"]["path"]
-# A GGUF file is made a folder of safetensors first; the rules that train and sample know that alone.
+# A GGUF file is first converted to a folder of safetensors, which the rules that train and sample load.
 PREPARED_MODEL = [f"{RESULTS}/models/base"] if is_gguf(BASE_MODEL) else []
 LOADED_MODEL = config["base_model"] | {"path": (PREPARED_MODEL or [BASE_MODEL])[0]}
 
 
 def model_before(chain, stage):
-    """The model a stage starts from: the stage before it in the chain, or the base model (no file unless prepared)."""
+    """Return the model folder that a stage starts from: the stage before it or the converted base model, if any."""
     before = chain_before(chain, stage)
     return [f"{RESULTS}/models/{before}"] if before else PREPARED_MODEL
 
 
 def trained_model(wc):
-    """The model that a system's samples are drawn from; no file where that is the base model."""
+    """Return the model folder that a system samples from; empty for a base model that needs no conversion."""
     chain = stage_chain(wc.system)
     return [f"{RESULTS}/models/{chain}"] if chain else PREPARED_MODEL
 
 
 def threads_of_training(settings):
-    """One thread per process; a training process waits while its reward workers compute."""
+    """Return one thread per process; a training process waits while its reward workers compute."""
     return settings["n_processes"] * max(1, settings.get("reward_workers", 0))
 
 
 def content_of_accelerate(settings):
-    """The hash of what tells the processes of a training how to share it; nothing where there is one process."""
+    """Return the hash of the `accelerate launch` config; None for a training with one process."""
     return content(settings["accelerate"]) if settings["n_processes"] > 1 else None
 
 
 def of_kinds(*kinds):
-    """The wildcard constraint that lets systems of some kinds through; none of them where there are none."""
+    """Return the wildcard constraint that matches the systems of some kinds; without such systems, nothing matches."""
     return "|".join(name for kind in kinds for name in SYSTEMS_OF_KIND[kind]) or "(?!)"
 
 
 def n_samples_at_least(system):
-    """How many rows the table of a system's samples will have; of a file of others, no fewer than these."""
+    """Return how many rows a system's table of samples will have; of imported samples, a lower bound."""
     path = SYSTEM_SETTINGS[system].get("path")
     return config["sampling"]["n_samples"] if path is None else rows_at_least(path)
 
 
 def n_sample_shards(system):
-    """The jobs that draw a system's samples: no more than there are blocks of rows drawn together."""
+    """Return how many jobs draw a system's samples: at most one per batch."""
     sampling = config["sampling"]
-    batch_of = config["cdvae"]["sampling"] if system == CDVAE else sampling
-    return n_jobs(sampling["n_samples"], batch_of["batch_size"], sampling["n_shards"])
+    section = config["cdvae"]["sampling"] if system == CDVAE else sampling
+    return n_jobs(sampling["n_samples"], section["batch_size"], sampling["n_shards"])
 
 
 def of_systems(folder):
-    """The tables of a folder by system."""
+    """Return the paths of a folder's tables, one per system."""
     return expand(
         f"{RESULTS}/{folder}/{{system}}.parquet", system=SYSTEMS, allow_missing=True
     )
 
 
 def of_compared(folder):
-    """The tables of a folder by compared system, and within it by replicate."""
+    """Return the paths of a folder's tables, ordered by compared system and then by replicate."""
     names = [name for replicates in COMPARED.values() for name in replicates]
     return expand(f"{RESULTS}/{folder}/{{system}}.parquet", system=names)

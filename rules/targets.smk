@@ -1,4 +1,4 @@
-# The tables and figures of an experiment, and the files of each target.
+# The tables and figures of an experiment, and the files that each target consists of.
 from hullseeker.report.titles import titles_of_figures, titles_of_tables
 
 TABLES_PER_CROSS_CHECK = {f"table1_{name}": name for name in CROSS_CHECKS}
@@ -15,15 +15,15 @@ FIGURES = [
 
 
 def rendered(table):
-    """All files of a table: what is printed, and what it is printed from, made again where it was deleted."""
+    """Return all files of a table: values and printed forms, so that a target makes deleted ones again."""
     return multiext(
         f"{RESULTS}/tables/{table}", ".csv", ".parquet", ".md", ".tex", ".html"
     )
 
 
-# Printed beside every rate; it has no page of its own.
+# Printed within other tables; it has no page of its own.
 FORMULA_MATCH = multiext(f"{RESULTS}/tables/formula_match", ".csv", ".parquet")
-# Without leaks.csv and refused.csv: what is trained on follows from the rules that write them, and would be made anew.
+# Without leaks.csv and refused.csv: if they were deleted, making them again would rerun every training after them.
 DATA_CARD = multiext(f"{RESULTS}/data/card", ".md", ".html", ".pdf", ".png")
 
 PRODUCTS = {
@@ -51,7 +51,7 @@ PRODUCTS = {
 
 
 def png_for_report(figure):
-    """The picture of a figure, with its caption and title in the report."""
+    """Return the PNG of a figure, marked for the report with its caption and title."""
     return report(
         f"{RESULTS}/figures/{figure}.png",
         caption=f"../report/{figure}.rst",

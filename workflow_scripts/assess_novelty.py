@@ -1,4 +1,4 @@
-"""Which generated structures are unique among the samples and absent from the training set; as generated, unrelaxed."""
+"""Find which generated structures are unique among the samples and absent from the training set, before relaxation."""
 
 import time
 
@@ -19,13 +19,16 @@ def main(snakemake) -> None:
         materials = read_table(inputs.materials, "materials").to_pylist()
         training = [row for row in materials if row["split"] == "train"]
         if not training:
-            log.warning("no row of %s is of the split 'train': every structure will count as novel", inputs.materials)
-        rows_of_formulas = (row for row in training if row["formula"] in formulas)
-        known = group_by_formula(
-            ((row["formula"], to_structure(row), row["structure_id"]) for row in rows_of_formulas), TIME_LIMIT_S
+            log.warning(
+                "no row of %s has split 'train', so every structure counts as novel; check how the data set is split",
+                inputs.materials,
+            )
+        relevant = (row for row in training if row["formula"] in formulas)
+        training_by_formula = group_by_formula(
+            ((row["formula"], to_structure(row), row["structure_id"]) for row in relevant), TIME_LIMIT_S
         )
-        rows = novelty_rows(samples, known)
-        not_reduced = describe_not_reduced(known)
+        rows = novelty_rows(samples, training_by_formula)
+        not_reduced = describe_not_reduced(training_by_formula)
         if not_reduced:
             log.warning("%s", not_reduced)
         write_table(snakemake.output[0], rows, "novelty", describe_run({}, [inputs.samples, inputs.materials]))

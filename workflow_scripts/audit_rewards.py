@@ -1,4 +1,4 @@
-"""The reward potential (CHGNet) beside the evaluator on every generated structure as it stands."""
+"""Compare energies of the reward potential (CHGNet) and the evaluator for every generated structure, unrelaxed."""
 
 import time
 
@@ -31,8 +31,8 @@ def main(snakemake) -> None:
         with_structure = [row for row in samples if has_structure(row)]
         energies = energies_or_errors(potential, with_structure)
         energy_of = {row["structure_id"]: energy for row, energy in zip(with_structure, energies, strict=True)}
-        of_chgnet, references = references_of(read_table(inputs.references, "audit_references").to_pylist())
-        elemental = {"chgnet": of_chgnet, "evaluator": hull_of_phases(phases).elemental_energies}
+        chgnet_elements, references = references_of(read_table(inputs.references, "audit_references").to_pylist())
+        elemental = {"chgnet": chgnet_elements, "evaluator": hull_of_phases(phases).elemental_energies}
         rows = [
             audit_row(
                 sample,

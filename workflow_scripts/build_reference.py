@@ -1,4 +1,4 @@
-"""Join the competing phases of the hull: all with energies of the evaluator itself, or all with the database's."""
+"""Join the competing phases of the hull, with energies of the evaluator or with the database's corrected energies."""
 
 import time
 
@@ -11,7 +11,7 @@ from hullseeker.tables.structures import COLUMNS
 
 
 def with_energies(phases: list[dict], relaxed: dict[str, dict], evaluator: str) -> tuple[list[dict], list[dict]]:
-    """Return the phases that have an energy of the evaluator, in their relaxed structure, and refusals for others."""
+    """Return the phases with an energy of the evaluator, in their relaxed structure, and refusals for the others."""
     ready, refused = [], []
     for row in phases:
         outcome = relaxed.get(row["structure_id"])
@@ -38,7 +38,7 @@ def with_corrected_energies(phases: list[dict]) -> tuple[list[dict], list[dict]]
     if phases and not ready:
         raise ValueError(
             f"none of {len(phases)} competing phases has a corrected_energy_ev_per_atom, which hull.reference: mp "
-            "compares with; use data.source: materials_project, or hull.reference: evaluator"
+            "needs; use data.source: materials_project, or hull.reference: evaluator"
         )
     return ready, refused
 
@@ -49,24 +49,29 @@ def main(snakemake) -> None:
     evaluator = evaluator_name(settings)
     with logging_to(snakemake.log[0], "build_reference") as log:
         phases = read_table(snakemake.input.phases, "materials").to_pylist()
-        on_mp = snakemake.params.reference == "mp"
-        expected = [row["structure_id"] for row in phases if not on_mp and not has_energy_of(row, evaluator)]
+        uses_mp_energies = snakemake.params.reference == "mp"
+        expected = [row["structure_id"] for row in phases if not uses_mp_energies and not has_energy_of(row, evaluator)]
         shards = [read_table(path, "relaxed") for path in snakemake.input.relaxed]
         merged = merge_tables(shards, "relaxed", expected).to_pylist() if shards else []
         relaxed = {row["structure_id"]: row for row in merged}
         foreign = {row["potential"] for row in relaxed.values()} - {evaluator}
         if foreign:
-            raise ValueError(f"phases were relaxed with {sorted(foreign)}, the evaluator is {evaluator}; delete them")
-        ready, refused = with_corrected_energies(phases) if on_mp else with_energies(phases, relaxed, evaluator)
+            raise ValueError(
+                f"phases were relaxed with {sorted(foreign)}, but the evaluator is {evaluator}; delete their tables "
+                f"({', '.join(map(str, snakemake.input.relaxed))})"
+            )
+        ready, refused = (
+            with_corrected_energies(phases) if uses_mp_energies else with_energies(phases, relaxed, evaluator)
+        )
         for row in refused:
-            log.warning("no competing phase %s: %s", row["structure_id"], row["error"])
-        about = describe_run(settings, [snakemake.input.phases])
-        write_table(snakemake.output.phases, ready, "materials", about)
-        write_table(snakemake.output.refused, refused, "refusals", about)
+            log.warning("competing phase %s is left out of the hull: %s", row["structure_id"], row["error"])
+        metadata = describe_run(settings, [snakemake.input.phases])
+        write_table(snakemake.output.phases, ready, "materials", metadata)
+        write_table(snakemake.output.refused, refused, "refusals", metadata)
         log.info(
-            "done: %d phases with energies of %s, %d relaxed for it, %d without; %.1f s",
+            "done: %d phases with energies of %s, %d relaxed with the evaluator, %d left out; %.1f s",
             len(ready),
-            MP_SOURCE if on_mp else evaluator,
+            MP_SOURCE if uses_mp_energies else evaluator,
             len(relaxed),
             len(refused),
             time.perf_counter() - started,

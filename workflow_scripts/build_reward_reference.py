@@ -1,4 +1,4 @@
-"""The hull energy of every training formula with the reward potential's own energies, of training crystals alone."""
+"""Compute the hull energy of every training formula, with the reward potential on training crystals and elements."""
 
 import time
 
@@ -23,7 +23,7 @@ def main(snakemake) -> None:
         energies = cached_energies(settings, rows, snakemake.params.cache_dir, log)
         for row, energy in zip(rows, energies, strict=True):
             if isinstance(energy, str):
-                log.warning("%s is no competing phase: %s", row["structure_id"], energy)
+                log.warning("%s is left out of the hull: %s", row["structure_id"], energy)
         name = name_in_rows(settings["potential"], settings["model"])
         reference = reference_rows(rows, energies, name)
         run = describe_run(settings, [inputs.materials, inputs.elements])

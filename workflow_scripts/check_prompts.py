@@ -1,4 +1,4 @@
-"""Fail where GRPO would have fewer training prompts than a step of it takes: the trainer would take no step."""
+"""Fail if there are fewer training prompts than one step of GRPO takes, since the trainer would then take no step."""
 
 from pathlib import Path
 
@@ -17,12 +17,14 @@ def main(snakemake) -> None:
     with logging_to(snakemake.log[0], "check_prompts") as log:
         rows = rows_in_use(read_table(snakemake.input.materials, "materials").to_pylist(), "train")
         n_prompts = len(prompts_of(rows, Path(snakemake.input.prompt).read_text(), params.formula))
-        problems = [too_few_prompts(n_prompts, wanted, stages) for stages, wanted in params.prompts_per_step.items()]
+        problems = [
+            too_few_prompts(n_prompts, required, stages) for stages, required in params.prompts_per_step.items()
+        ]
         if problems := list(filter(None, problems)):
             raise ValueError("; ".join(problems))
-        lines = [(stages, n_prompts, wanted) for stages, wanted in params.prompts_per_step.items()]
-        with replacing(snakemake.output.csv) as beside:
-            pd.DataFrame(lines, columns=["stages", "n_prompts", "prompts_per_step"]).to_csv(beside, index=False)
+        lines = [(stages, n_prompts, required) for stages, required in params.prompts_per_step.items()]
+        with replacing(snakemake.output.csv) as temporary_path:
+            pd.DataFrame(lines, columns=["stages", "n_prompts", "prompts_per_step"]).to_csv(temporary_path, index=False)
         log.info("done: %d training prompts", n_prompts)
 
 

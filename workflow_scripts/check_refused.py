@@ -1,4 +1,4 @@
-"""Count what of the data set was refused; where it is more than the config allows, the run ends here."""
+"""Count the refused entries of the data set by reason; fail if their share exceeds data.max_refused_share."""
 
 import pandas as pd
 
@@ -16,13 +16,13 @@ def main(snakemake) -> None:
         for read, refused in zip(inputs.read, inputs.refused, strict=True):
             for part in refused_parts(read, refused):
                 log.info("%s: %s refused", part.part, part.in_words)
-                about = (part.part, part.n_entries, len(part.rows))
-                lines += [(*about, *reason) for reason in by_reason(part.rows) or [("", 0, "")]]
+                columns_of_part = (part.part, part.n_entries, len(part.rows))
+                lines += [(*columns_of_part, *reason) for reason in by_reason(part.rows) or [("", 0, "")]]
                 problems.append(too_many(part, params.max_refused_share, refused, params.source))
         if problems := list(filter(None, problems)):
             raise ValueError("; ".join(problems))
-        with replacing(snakemake.output.csv) as beside:
-            pd.DataFrame(lines, columns=COLUMNS).to_csv(beside, index=False)
+        with replacing(snakemake.output.csv) as temporary_path:
+            pd.DataFrame(lines, columns=COLUMNS).to_csv(temporary_path, index=False)
         log.info("done: %d lines", len(lines))
 
 

@@ -1,4 +1,4 @@
-"""Energy above the hull of every relaxed structure, against competing phases of the same potential."""
+"""Compute the energy above the hull of every relaxed structure, with competing phases of the same energy scale."""
 
 import time
 from collections import Counter
@@ -20,13 +20,13 @@ def main(snakemake) -> None:
         hull = hull_of_phases(phases)
         check_same_scale(phases, relaxed, settings["reference"])
         names = ("reference", "lowest_formation_energy_ev_per_atom", "trusted_down_to_ev_per_atom")
-        about = [settings[name] for name in names]
-        rows = [hull_row(hull, row, *about) for row in progress(relaxed, "hull")]
+        options = [settings[name] for name in names]
+        rows = [hull_row(hull, row, *options) for row in progress(relaxed, "hull")]
         run = describe_run(settings, [inputs.samples, inputs.relaxed, inputs.phases])
         write_table(snakemake.output[0], rows, "hull", run)
-        marks = Counter(row["unreliable"] for row in rows if row.get("unreliable"))
-        for mark, n in sorted(marks.items()):
-            log.warning("%d of %d samples are stable in no rate: %s", n, len(rows), mark)
+        unreliable = Counter(row["unreliable"] for row in rows if row.get("unreliable"))
+        for reason, n in sorted(unreliable.items()):
+            log.warning("%d of %d samples do not count as stable: %s", n, len(rows), reason)
         close_with_counts(log, (row["status"] for row in rows), time.perf_counter() - started)
 
 

@@ -1,4 +1,4 @@
-"""Write candidate crystals for the embedded data set: AFLOW prototypes, decorated by substitution probability."""
+"""Make candidate crystals for the embedded data set: AFLOW prototypes, decorated by substitution probability."""
 
 import hashlib
 import time
@@ -11,21 +11,21 @@ from hullseeker.runtime.provenance import describe_run, seed_for
 from hullseeker.tables.parquet import write_table
 from hullseeker.tables.structures import from_structure, reduced_formula
 
-# Larger cells cost most of the relaxation; a share of them, random since the order is by hash, is enough.
+# Number of blocks of candidates; larger cells are kept only in some blocks, since relaxing them is slow.
 N_BLOCKS = 64
 
 
 def make_candidates(settings: dict, seed: int) -> list[dict]:
-    """Return candidate rows in an order that does not depend on the prototypes (by hash of their content)."""
+    """Return candidate rows, ordered by a hash of seed, prototype and formula."""
     substitutions = Substitutions()
     rows, seen = [], set()
     prototypes = load_prototypes(settings["max_sites"], (2, 3))
     for label, structure in progress(prototypes, "decorating prototypes"):
         small = len(structure) <= settings["small_cell_sites"]
-        n_wanted = settings["n_per_small_prototype" if small else "n_per_large_prototype"]
+        n_decorations = settings["n_per_small_prototype" if small else "n_per_large_prototype"]
         choices = substitutions.choices(structure)
         rng = np.random.default_rng(seed_for(seed, "decorate_prototypes", label))
-        for decorated in decorate(structure, choices, n_wanted, rng, settings["temperature"]):
+        for decorated in decorate(structure, choices, n_decorations, rng, settings["temperature"]):
             columns = from_structure(decorated)
             formula = reduced_formula(columns["atomic_numbers"])
             if (label, formula) not in seen:
@@ -50,4 +50,4 @@ def main(snakemake) -> None:
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821  Snakemake puts this name into the script
+    main(snakemake)  # noqa: F821

@@ -1,4 +1,4 @@
-"""The reward potential's energies of what the audit compares with, once for all systems: elements, known crystals."""
+"""Compute the reward potential's energies of the audit's references: elemental phases and known crystals."""
 
 import time
 
@@ -25,14 +25,15 @@ def main(snakemake) -> None:
             "elemental": elemental_phases(read_table(inputs.phases, "materials").to_pylist(), elements),
             "known": known_crystals(read_table(inputs.materials, "materials").to_pylist(), formulas),
         }
-        rows = [row for some in chosen.values() for row in some]
+        rows = [*chosen["elemental"], *chosen["known"]]
         energies = cached_energies(settings, rows, snakemake.params.cache_dir, log)
         n = len(chosen["elemental"])
-        found = reference_rows("elemental", rows[:n], energies[:n]) + reference_rows("known", rows[n:], energies[n:])
+        references = reference_rows("elemental", rows[:n], energies[:n])
+        references += reference_rows("known", rows[n:], energies[n:])
         run = describe_run(settings, [*paths, inputs.phases, inputs.materials])
-        found.sort(key=lambda row: (row["kind"], row["formula"]))
-        write_table(snakemake.output[0], found, "audit_references", run)
-        close_with_counts(log, (row["status"] for row in found), time.perf_counter() - started)
+        references.sort(key=lambda row: (row["kind"], row["formula"]))
+        write_table(snakemake.output[0], references, "audit_references", run)
+        close_with_counts(log, (row["status"] for row in references), time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Download the materials to learn from and to test on from the Materials Project, and give them their energies."""
+"""Download the materials for training and test from the Materials Project, and add the energies of their phases."""
 
 import json
 import time
@@ -25,23 +25,23 @@ ENERGIES = (
 def query_of(settings: dict) -> dict:
     """Return the query parameters of the server for the config's filters.
 
-    What is too large to train on, or has an excluded element, is downloaded: a sample of it is not novel.
+    Materials too large for training or with an excluded element stay: samples that match them are not novel.
     """
     return {"deprecated": False} | ({"theoretical": False} if settings["icsd_only"] else {})
 
 
 def with_energies(materials: pa.Table, phases: pa.Table) -> tuple[pa.Table, list[dict]]:
-    """Return the materials that have a phase of their id, with its energies, and refusals for the others."""
+    """Return the materials whose id is that of a phase, with its energies, and refusals for the others."""
     ids = phases.column("structure_id")
-    places = pc.index_in(materials.column("structure_id"), value_set=ids.combine_chunks())
-    known = pc.is_valid(places)
-    found = materials.filter(known)
-    energies = phases.take(places.filter(known))
+    indices = pc.index_in(materials.column("structure_id"), value_set=ids.combine_chunks())
+    has_phase = pc.is_valid(indices)
+    matched = materials.filter(has_phase)
+    energies = phases.take(indices.filter(has_phase))
     for name in ENERGIES:
-        at = SCHEMAS["materials"].get_field_index(name)
-        found = found.set_column(at, SCHEMAS["materials"].field(at), energies.column(name))
-    without = materials.filter(pc.invert(known)).column("structure_id").to_pylist()
-    return found, [{"structure_id": name, "error": "no energy among the competing phases"} for name in without]
+        position = SCHEMAS["materials"].get_field_index(name)
+        matched = matched.set_column(position, SCHEMAS["materials"].field(position), energies.column(name))
+    without = materials.filter(pc.invert(has_phase)).column("structure_id").to_pylist()
+    return matched, [{"structure_id": name, "error": "no energy among the competing phases"} for name in without]
 
 
 def main(snakemake) -> None:
@@ -56,9 +56,9 @@ def main(snakemake) -> None:
             source, "summary", query | {"_sort_fields": "material_id"}, FIELDS, summary_row, params.cache_dir,
             settings["page_size"], log.info,
         )  # fmt: skip
-        found, without = with_energies(materials, read_table(snakemake.input.phases, "materials"))
-        below = pc.less(found.column("database_e_above_hull_ev_per_atom"), settings["e_above_hull_below_ev_per_atom"])
-        kept = found.filter(below)
+        matched, without = with_energies(materials, read_table(snakemake.input.phases, "materials"))
+        e_above_hull = matched.column("database_e_above_hull_ev_per_atom")
+        kept = matched.filter(pc.less(e_above_hull, settings["e_above_hull_below_ev_per_atom"]))
         refused = sorted(refused + without, key=lambda row: row["structure_id"])
         facts = {
             "endpoint": source.endpoint,
@@ -66,11 +66,11 @@ def main(snakemake) -> None:
             "query": query,
             "n_documents": n_documents,
             "n_refused": len(refused),
-            "n_above_hull": found.num_rows - kept.num_rows,
+            "n_above_hull": matched.num_rows - kept.num_rows,
         }
-        about = describe_run(settings, [snakemake.input.phases]) | {"extraction": json.dumps(facts)}
-        write_table(snakemake.output.materials, kept, "materials", about)
-        write_table(snakemake.output.refused, refused, "refusals", about)
+        metadata = describe_run(settings, [snakemake.input.phases]) | {"extraction": json.dumps(facts)}
+        write_table(snakemake.output.materials, kept, "materials", metadata)
+        write_table(snakemake.output.refused, refused, "refusals", metadata)
         log.info(
             "done: %d materials, %d too far above the hull, %d refused, %.1f s",
             kept.num_rows,

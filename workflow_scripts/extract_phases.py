@@ -1,4 +1,4 @@
-"""Download the competing phases of the hull from the Materials Project: all thermo entries of one type."""
+"""Download the competing phases of the hull from the Materials Project: all thermo entries of one thermo type."""
 
 import json
 import time
@@ -37,9 +37,9 @@ def main(snakemake) -> None:
             "n_documents": n_documents,
             "n_refused": len(refused),
         }
-        about = describe_run(settings) | {"extraction": json.dumps(facts)}
-        write_table(snakemake.output.phases, phases, "materials", about)
-        write_table(snakemake.output.refused, refused, "refusals", about)
+        metadata = describe_run(settings) | {"extraction": json.dumps(facts)}
+        write_table(snakemake.output.phases, phases, "materials", metadata)
+        write_table(snakemake.output.refused, refused, "refusals", metadata)
         seconds = time.perf_counter() - started
         log.info("done: %d phases, %d refused, %.1f s", phases.num_rows, len(refused), seconds)
 

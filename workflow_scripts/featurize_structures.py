@@ -1,4 +1,4 @@
-"""Fingerprint a table of structures and judge their validity; every row comes out, whatever happened."""
+"""Compute fingerprints and validity of a table of structures; every input row gives an output row with a status."""
 
 import multiprocessing
 import time
@@ -23,7 +23,7 @@ ROWS_PER_SAVE = 500
 
 
 def rows_of_split(rows: Sequence[Mapping], split: str | None) -> list[Mapping]:
-    """Return the rows of one split, all of them for None; of test those in use: coverage is of the test set."""
+    """Return the rows of one split, or all for None; of test, only those in use, which coverage refers to."""
     if split == "test":
         return rows_in_use(rows, split)
     return [row for row in rows if split is None or row["split"] == split]
@@ -38,14 +38,16 @@ def validity_columns(row: Mapping) -> dict:
     }
 
 
-def computed(rows: Mapping[str, Mapping], time_limit_s: float | None, n_processes: int) -> Iterator[tuple[str, dict]]:
-    """Yield (content key, fingerprint columns) for rows by content key, in their order."""
-    work = partial(fingerprint_columns, time_limit_s=time_limit_s)
+def compute_fingerprints(
+    rows: Mapping[str, Mapping], time_limit_s: float | None, n_processes: int
+) -> Iterator[tuple[str, dict]]:
+    """Yield (content key, fingerprint columns) for rows by content key, in order."""
+    compute = partial(fingerprint_columns, time_limit_s=time_limit_s)
     if n_processes <= 1 or len(rows) < 2:
-        yield from zip(rows, map(work, rows.values()), strict=True)
+        yield from zip(rows, map(compute, rows.values()), strict=True)
         return
     with multiprocessing.get_context("fork").Pool(n_processes) as pool:
-        yield from zip(rows, pool.imap(work, rows.values(), chunksize=4), strict=True)
+        yield from zip(rows, pool.imap(compute, rows.values(), chunksize=4), strict=True)
 
 
 def fingerprints_by_key(
@@ -53,28 +55,29 @@ def fingerprints_by_key(
     cache: FingerprintCache,
     time_limit_s: float | None,
     n_processes: int,
-    say: Callable[..., None],
+    log_info: Callable[..., None],
 ) -> dict[str, dict]:
     """Return the fingerprint columns of rows by content key, from the cache where it has them."""
-    found = cache.load(rows)
-    missing = {key: row for key, row in rows.items() if key not in found}
-    say("%d structures, %d of them from the cache", len(rows), len(found))
+    fingerprints = cache.load(rows)
+    missing = {key: row for key, row in rows.items() if key not in fingerprints}
+    log_info("%d structures, %d of them from the cache", len(rows), len(fingerprints))
     unsaved: dict[str, dict] = {}
-    for key, columns in progress(computed(missing, time_limit_s, n_processes), "fingerprinting", total=len(missing)):
-        unsaved[key] = found[key] = columns
+    results = compute_fingerprints(missing, time_limit_s, n_processes)
+    for key, columns in progress(results, "fingerprinting", total=len(missing)):
+        unsaved[key] = fingerprints[key] = columns
         if len(unsaved) >= ROWS_PER_SAVE:
             cache.save(unsaved)
             unsaved = {}
     cache.save(unsaved)
-    return found
+    return fingerprints
 
 
-def judged(row: Mapping, columns: dict, time_limit_s: float | None) -> dict:
-    """Return the columns with the verdicts on validity; a row that cannot be judged has a status and no verdict."""
+def with_validity(row: Mapping, columns: dict, time_limit_s: float | None) -> dict:
+    """Return the columns with those of validity, or only status and error if validity cannot be computed."""
     try:
         with time_limit(time_limit_s):
             return columns | validity_columns(row)
-    except (TimeLimitError, Exception) as error:  # noqa: BLE001  as with fingerprints, it is this row's outcome
+    except (TimeLimitError, Exception) as error:  # noqa: BLE001  any error is recorded in this row
         return {"status": "fingerprint_failed", "error": f"validity: {type(error).__name__}: {error}"}
 
 
@@ -83,20 +86,20 @@ def featurize(
     cache: FingerprintCache,
     time_limit_s: float | None,
     n_processes: int = 1,
-    say: Callable[..., None] = lambda *_: None,
+    log_info: Callable[..., None] = lambda *_: None,
 ) -> list[dict]:
-    """Return one `fingerprints` row for each row; those without a structure are not attempted."""
+    """Return one `fingerprints` row for each row; rows without a structure get the status not_attempted."""
     keys = {row["structure_id"]: content_key(row) for row in rows if has_structure(row)}
     by_key: dict[str, Mapping] = {}
     for row in rows:
         if has_structure(row):
             by_key.setdefault(keys[row["structure_id"]], row)
-    found = fingerprints_by_key(by_key, cache, time_limit_s, n_processes, say)
+    fingerprints = fingerprints_by_key(by_key, cache, time_limit_s, n_processes, log_info)
     featurized = []
     for row in rows:
         key = keys.get(row["structure_id"], "")
         not_attempted = {"status": "not_attempted", "error": row.get("error")}
-        columns = judged(row, found[key], time_limit_s) if key else not_attempted
+        columns = with_validity(row, fingerprints[key], time_limit_s) if key else not_attempted
         featurized.append({**columns, "structure_id": row["structure_id"], "content_key": key})
     return featurized
 
@@ -113,11 +116,11 @@ def main(snakemake) -> None:
         featurized = featurize(rows, cache, settings["time_limit_s"], int(snakemake.threads), log.info)
         for row, columns in zip(rows, featurized, strict=True):
             columns["left_out"] = row.get("left_out")
-        about = describe_run(settings, [snakemake.input.structures]) | {
+        metadata = describe_run(settings, [snakemake.input.structures]) | {
             "featurizer_version": FEATURIZER_VERSION,
             "oxidation_states_set": OXIDATION_STATES_SET,
         }
-        write_table(snakemake.output[0], featurized, "fingerprints", about)
+        write_table(snakemake.output[0], featurized, "fingerprints", metadata)
         close_with_counts(log, (row["status"] for row in featurized), time.perf_counter() - started)
 
 

@@ -1,4 +1,4 @@
-"""Download the base model into the hub's cache, where jobs without a network find it."""
+"""Download the base model into the Hugging Face cache, for jobs that run without a network."""
 
 import json
 from pathlib import Path
@@ -15,12 +15,13 @@ from hullseeker.runtime.provenance import sha256_of_file
 
 
 def fetch(model: str) -> dict:
-    """Return model, revision and the SHA-256 of each file.
+    """Download a model of the hub; return its name, revision, cache folder and the SHA-256 of each file.
 
-    OSError where the hub or the model lacks something, CredentialError where the token cannot be used.
+    Raises OSError if the hub refuses access or the model lacks files, ValueError if this workflow cannot use the model,
+    CredentialError if the token cannot be used.
     """
     login = hub_login()
-    # A token of the file is left to the library, which renews one that expires.
+    # A token stored in a file is left to huggingface_hub, which renews expired ones.
     token = login[1] if login and login[0] in TOKEN_VARIABLES else None
     try:
         snapshot = Path(snapshot_download(model, allow_patterns=WANTED, cache_dir=hub_cache(), token=token))
@@ -28,8 +29,8 @@ def fetch(model: str) -> dict:
         if refusal := refusal_of_hub(model):
             raise OSError(f"{model} cannot be fetched: {refusal}") from None
         raise
-    if lacks := missing_in_model(snapshot):
-        raise OSError(f"{model} lacks {', '.join(lacks)} at the hub; a model needs safetensors, config and tokenizer")
+    if missing := missing_in_model(snapshot):
+        raise OSError(f"{model} lacks {', '.join(missing)} at the hub; a model needs safetensors, config and tokenizer")
     if problems := unusable_model(model):
         raise ValueError("; ".join(problems))
     files = {str(p.relative_to(snapshot)): sha256_of_file(p) for p in sorted(snapshot.rglob("*")) if p.is_file()}
@@ -39,8 +40,8 @@ def fetch(model: str) -> dict:
 def main(snakemake) -> None:
     with logging_to(snakemake.log[0], "fetch_base_model") as log:
         fetched = fetch(snakemake.params.model)
-        with replacing(snakemake.output[0]) as beside:
-            Path(beside).write_text(json.dumps(fetched, indent=1))
+        with replacing(snakemake.output[0]) as temporary_path:
+            Path(temporary_path).write_text(json.dumps(fetched, indent=1))
         log.info("done: %s at revision %s, %d files", fetched["model"], fetched["revision"], len(fetched["sha256"]))
 
 

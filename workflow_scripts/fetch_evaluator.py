@@ -1,4 +1,4 @@
-"""Load an evaluator once, so that its weights are downloaded where there is a network, and ask it for one energy."""
+"""Load an evaluator where there is a network, so that its weights are downloaded, and compute one energy with it."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from hullseeker.runtime.logs import logging_to
 
 
 def energy_of_rock_salt(potential: str, model: str | None, precision: str) -> float:
-    """Return the energy (eV/atom) of NaCl at its lattice constant; RuntimeError where the weights cannot be had."""
+    """Return the energy (eV/atom) of NaCl at its lattice constant; RuntimeError if the weights cannot be loaded."""
     loaded = load_potential(potential, model, "cpu", precision)
     return float(loaded.energies([bulk("NaCl", "rocksalt", a=5.64)])[0])
 
@@ -24,9 +24,11 @@ def main(snakemake) -> None:
     settings = snakemake.params.settings
     with logging_to(snakemake.log[0], "fetch_evaluator") as log:
         energy = energy_of_rock_salt(settings["potential"], settings["model"], settings["precision"])
-        about = {name: settings[name] for name in ("potential", "model", "precision")}
-        with replacing(snakemake.output[0]) as beside:
-            Path(beside).write_text(json.dumps({**about, "energy_of_rock_salt_ev_per_atom": energy}, indent=1))
+        metadata = {name: settings[name] for name in ("potential", "model", "precision")}
+        with replacing(snakemake.output[0]) as temporary_path:
+            Path(temporary_path).write_text(
+                json.dumps({**metadata, "energy_of_rock_salt_ev_per_atom": energy}, indent=1)
+            )
         log.info("done: rock salt has %.3f eV/atom, %.1f s", energy, time.perf_counter() - started)
 
 

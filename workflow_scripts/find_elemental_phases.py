@@ -1,6 +1,6 @@
 """Find the lowest-energy phase of every element that the evaluator covers, among elemental prototypes.
 
-Every prototype is scanned over volume at fixed shape; the best few per element are relaxed fully.
+The energy of every prototype is scanned over volume at fixed shape; those of lowest energy are then relaxed fully.
 """
 
 import time
@@ -20,12 +20,12 @@ from hullseeker.tables.parquet import write_table
 from hullseeker.tables.structures import from_atoms, from_structure, reduced_formula, to_atoms
 
 N_SCANNED_VOLUMES = 6
-# No element is denser at zero pressure; below it, neighbour lists of the lightest elements grow without use.
+# Smallest volume of the scan. No element is denser at zero pressure, and denser cells need long neighbour lists.
 MIN_VOLUME_PER_ATOM_ANG3 = 5.0
 
 
 def covalent_scale(structure: Structure, symbol: str) -> float:
-    """Return the factor on lengths that makes the shortest distance twice the element's covalent radius."""
+    """Return the scale of lengths at which the shortest distance is twice the element's covalent radius."""
     from ase.data import covalent_radii
 
     images = structure * (2, 2, 2)
@@ -34,7 +34,7 @@ def covalent_scale(structure: Structure, symbol: str) -> float:
 
 
 def scan_volumes(potential: Potential, structure: Structure, symbol: str) -> tuple[float, Atoms]:
-    """Return the lowest energy (eV/atom) over a scan of lengths, and the cell that has it."""
+    """Return the lowest energy (eV/atom) over a scan of volumes, and its cell."""
     base = covalent_scale(structure, symbol)
     cells = []
     for factor in np.linspace(0.85, 1.3, N_SCANNED_VOLUMES):
@@ -62,20 +62,20 @@ def main(snakemake) -> None:
             symbol = Element.from_Z(z).symbol
             scanned = sorted(
                 ((*scan_volumes(potential, structure, symbol), label) for label, structure in prototypes),
-                key=lambda found: (found[0], found[2]),
+                key=lambda entry: (entry[0], entry[2]),
             )
             tried = scanned[: settings[f"n_relaxed_per_{'metal' if Element(symbol).is_metal else 'nonmetal'}"]]
             outcomes = relax_batch(potential, [cell for _, cell, _ in tried], RelaxSettings.from_config(relax))
-            found = [(o, label) for o, (_, _, label) in zip(outcomes, tried, strict=True) if o.status == "ok"]
-            if not found:
+            converged = [(o, label) for o, (_, _, label) in zip(outcomes, tried, strict=True) if o.status == "ok"]
+            if not converged:
                 raise RuntimeError(f"no phase of {symbol} converged: {[o.error for o in outcomes]}")
-            outcome, label = min(found, key=lambda pair: pair[0].energy_ev_per_atom)
+            outcome, label = min(converged, key=lambda pair: pair[0].energy_ev_per_atom)
             log.info(
                 "%s %s %.4f eV/atom, %d of %d converged",
                 symbol,
                 label,
                 outcome.energy_ev_per_atom,
-                len(found),
+                len(converged),
                 len(tried),
             )
             columns = from_atoms(outcome.cell)

@@ -1,4 +1,4 @@
-"""Read the data set from files, ready-made splits or one set, into one table; what cannot be read is listed."""
+"""Import the data set from files (one set, or ready-made splits) into one table; list entries that cannot be read."""
 
 import time
 from collections import Counter
@@ -11,24 +11,24 @@ from hullseeker.tables.parquet import TableError, write_table
 
 
 def read_sources(sources: dict[str, str], n_processes: int = 1) -> tuple[list[dict], list[dict]]:
-    """Return rows and refusals of files by split name (`all`: no split yet).
+    """Return rows and refusals of the files, given by split name (`all`: not yet split).
 
-    TableError where an id comes twice, or a file gives no row: its split would be empty, or drawn from another file's.
+    Raises TableError if an id occurs twice or if no structure of a file can be read.
     """
     rows, refused = [], []
     for split, path in sources.items():
-        found, unread = read_structures(path, split, n_processes)
-        if not found:
-            why = f"; {len(unread)} were refused, the first because: {unread[0]['error']}" if unread else ""
-            raise TableError(f"no structure could be read from {path}{why}")
-        of_split = {"split": None if split == "all" else split}
-        rows += [{**row, **of_split} for row in found]
-        refused += [{**row, **of_split} for row in unread]
-    twice = [name for name, n in Counter(row["structure_id"] for row in rows + refused).items() if n > 1]
-    if twice:
+        read, unread = read_structures(path, split, n_processes)
+        if not read:
+            reason = f"; {len(unread)} were refused, the first because: {unread[0]['error']}" if unread else ""
+            raise TableError(f"no structure could be read from {path}{reason}")
+        split_column = {"split": None if split == "all" else split}
+        rows += [{**row, **split_column} for row in read]
+        refused += [{**row, **split_column} for row in unread]
+    duplicates = [name for name, n in Counter(row["structure_id"] for row in rows + refused).items() if n > 1]
+    if duplicates:
         raise TableError(
-            f"{len(twice)} ids come more than once in {', '.join(map(str, sources.values()))} ({', '.join(twice[:5])}"
-            f"{', …' if len(twice) > 5 else ''}); every structure needs a material_id of its own"
+            f"{len(duplicates)} ids occur more than once in {', '.join(map(str, sources.values()))} "
+            f"({', '.join(duplicates[:5])}{', …' if len(duplicates) > 5 else ''}); make every material_id unique"
         )
     return rows, refused
 
@@ -40,9 +40,9 @@ def main(snakemake) -> None:
         rows, refused = read_sources(sources, int(snakemake.threads))
         for row in refused:
             log.warning("refused %s: %s", row["structure_id"], row["error"])
-        about = describe_run(sources, [path for path in sources.values() if Path(path).is_file()])
-        write_table(snakemake.output.materials, rows, "materials", about)
-        write_table(snakemake.output.refused, refused, "refusals", about)
+        metadata = describe_run(sources, [path for path in sources.values() if Path(path).is_file()])
+        write_table(snakemake.output.materials, rows, "materials", metadata)
+        write_table(snakemake.output.refused, refused, "refusals", metadata)
         seconds = time.perf_counter() - started
         log.info("done: %d structures, %d refused, %.1f s", len(rows), len(refused), seconds)
 

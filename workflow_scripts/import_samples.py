@@ -1,4 +1,4 @@
-"""Read the samples of someone else's generator into our table: every entry of the file is a row, readable or not."""
+"""Import samples of any generator from a file into the samples table; every entry is a row, readable or not."""
 
 import time
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from hullseeker.tables.structures import COLUMNS, reduced_formula
 
 @cache
 def _problem_with(formula: str) -> str | None:
-    """Return why a prompt is no formula, None where it is one."""
+    """Return why a text is not a chemical formula; None if it is one."""
     try:
         return None if Composition(formula) else "it names no element"
-    except Exception as error:  # noqa: BLE001  pymatgen raises many kinds
+    except Exception as error:  # noqa: BLE001  pymatgen raises many exceptions
         return str(error)
 
 
 def sample_row(entry: Entry, system: str, number: int) -> dict:
-    """Return the `samples` row of one entry; TableError where its prompt is no formula."""
+    """Return the `samples` row of one entry; TableError if its prompt_formula is not a formula."""
     row = {"structure_id": f"{system}-{number:06d}", "system": system, "source_id": entry.source_id}
     row |= {name: entry.properties.get(name) for name in ("prompt_formula", "draw", "n_tokens", "text")}
     prompt = row["prompt_formula"]
@@ -39,7 +39,7 @@ def sample_row(entry: Entry, system: str, number: int) -> dict:
 
 
 def sample_rows(entries: Sequence[Entry], system: str, path: str) -> list[dict]:
-    """Return one `samples` row per entry, numbered in the file's order; TableError where there is none."""
+    """Return one `samples` row per entry, numbered in the file's order; TableError if there are no entries."""
     if not entries:
         raise TableError(f"{path} holds no sample (0 rows); systems.{system} needs at least one")
     return [sample_row(entry, system, number) for number, entry in enumerate(entries)]

@@ -1,4 +1,4 @@
-"""Reward audit: how far the reward potential's ranking and energies are from the evaluator's, per system."""
+"""Make the reward audit: how far the reward potential's ranking and energies are from the evaluator's, per system."""
 
 import time
 

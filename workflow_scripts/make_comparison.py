@@ -1,4 +1,4 @@
-"""Comparison: trained systems against one of them, replicates pooled, with intervals of differences and ratios."""
+"""Compare trained systems with a baseline, replicates pooled, with intervals of differences and ratios."""
 
 import time
 
@@ -29,8 +29,8 @@ def main(snakemake) -> None:
         ):
             frames = read_system(**dict(zip(TABLES_OF_SYSTEM, tables, strict=True)))
             rows = read_table(fingerprints, "fingerprints")
-            own_seed = seed_for(seed_for(params.seed, "make_table2", name), "diversity_sample")
-            measured.setdefault(system, []).append(measure(frames, rows, splits, scaler, settings, own_seed))
+            diversity_seed = seed_for(seed_for(params.seed, "make_table2", name), "diversity_sample")
+            measured.setdefault(system, []).append(measure(frames, rows, splits, scaler, settings, diversity_seed))
         rows = comparison_rows(measured, params.baseline, settings, params.seed)
         labels = {entry["system"]: entry["label"] for entry in params.systems}
         frame = pd.DataFrame(rows).astype({"replicate": "Int64"})

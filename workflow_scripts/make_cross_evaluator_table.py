@@ -1,8 +1,8 @@
-"""Cross-evaluator table: how many samples are stable under every evaluator, and how far their E_hull agree.
+"""Make the cross-evaluator table: how many samples are stable under every evaluator, and how far their E_hull agree.
 
-Stable under an evaluator: relaxed with it, and E_hull below the threshold on its hull. A sample without a verdict (no
-crystal, not relaxed, no reference, an unreliable hull) is not stable under it and stays in the denominator, all samples
-drawn.
+A sample is stable under an evaluator if its E_hull, relaxed with it and on its hull, is below the threshold. A sample
+without a verdict (no crystal, not relaxed, no reference, an unreliable hull) counts as not stable; the denominator is
+all samples drawn.
 """
 
 import time
@@ -21,8 +21,8 @@ def main(snakemake) -> None:
     with logging_to(snakemake.log[0], "make_cross_evaluator_table") as log:
         hulls, rows = paths_by_evaluator(inputs.hull, evaluators, len(systems)), []
         for i, (system, samples) in enumerate(zip(systems, as_paths(inputs.samples), strict=True)):
-            of_system = {name: read_system(samples, hull=hulls[name][i])["hull"] for name in evaluators}
-            rows.append(row_of_system(system, of_system, settings, snakemake.params.seed))
+            hull_rows = {name: read_system(samples, hull=hulls[name][i])["hull"] for name in evaluators}
+            rows.append(row_of_system(system, hull_rows, settings, snakemake.params.seed))
         write_result_table(pd.DataFrame(rows), snakemake.output.csv, snakemake.output.parquet)
         log.info("done: %d systems, %d evaluators in %.1f s", len(rows), len(evaluators), time.perf_counter() - started)
 

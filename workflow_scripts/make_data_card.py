@@ -1,4 +1,4 @@
-"""The data card: what the data set is, where it came from, what was left out; one page and one figure."""
+"""Make the data card: contents and origin of the data set, and what was left out, as one page and one figure."""
 
 import json
 from collections import Counter
@@ -22,7 +22,7 @@ from hullseeker.tables.parquet import read_table
 SPLITS = ("train", "val", "test")
 N_SHOWN = 8
 JAIN = "Jain et al., APL Materials 1, 011002 (2013), doi:10.1063/1.4812323"
-# Licence and citation of the sources that are not the user's own.
+# Licence and citation of each source, except for the user's files.
 TERMS = {
     "materials_project": ("CC BY 4.0; entries of GNoME, where your account has them, CC BY-NC 4.0", JAIN),
     "mp20": ("files: MIT, with CDVAE; data: CC BY 4.0 (Materials Project)", f"Xie et al., arXiv:2110.06197; {JAIN}"),
@@ -37,7 +37,7 @@ ENERGIES = {
 
 
 def metadata_of(table: pa.Table, name: str) -> dict:
-    """Return a JSON entry of a table's metadata, empty where there is none."""
+    """Return a JSON entry of a table's metadata; empty if it is missing."""
     return json.loads((table.schema.metadata or {}).get(name.encode(), b"{}"))
 
 
@@ -48,13 +48,13 @@ def most_common(counts: Counter) -> str:
 
 
 def quartiles(values: pd.Series) -> str:
-    """Return quartiles of the numbers and their count."""
+    """Return median, quartiles and count of energies as text."""
     low, median, high = values.quantile([0.25, 0.5, 0.75])
     return f"{median:.3f} ({low:.3f} to {high:.3f}) eV/atom, n {len(values)}"
 
 
 def facts_of(frame: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return what the data set holds: structures and formulas per split, elements, cells, prototypes, energies."""
+    """Return the contents of the data set: structures and formulas per split, elements, cells, prototypes, energies."""
     sets = frame["atomic_numbers"].map(lambda numbers: frozenset(int(z) for z in numbers))
     n_elements = Counter(f"{len(s)} element{'s' if len(s) > 1 else ''}:" for s in sets)
     stoichiometries = Counter(frame["formula"].map(lambda f: Composition(f).anonymized_formula))
@@ -84,7 +84,7 @@ def facts_of(frame: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def origin_of(source: str, data: Mapping, extracted: pa.Table, path: str) -> list[tuple[str, str]]:
-    """Return where the data came from: query and version of the database or the files with their hashes, and terms."""
+    """Return the origin of the data: query and version of the database or hashes of the files; licence and citation."""
     licence, citation = TERMS.get(source, (data["licence"], data["citation"]))
     extraction = metadata_of(extracted, "extraction")
     origin = [("Source", source)]
@@ -109,7 +109,7 @@ def origin_of(source: str, data: Mapping, extracted: pa.Table, path: str) -> lis
 
 
 def refused_of(path: str) -> list[tuple[str, str]]:
-    """Return how much of each part of the data set was refused, by reason, and where the list lies."""
+    """Return how much of each part of the data set was refused, by reason, and the path of the list."""
     read = Path(path).with_name(f"{Path(path).stem.removesuffix('_refused')}.parquet")
     return [
         (
@@ -121,12 +121,13 @@ def refused_of(path: str) -> list[tuple[str, str]]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Return the figure: atoms in a cell, structures with each of the most frequent elements, E_hull where known."""
-    # One source's numbers, never two scales in one picture.
+    """Return the figure: histograms of atoms per cell, of the most frequent elements, and of E_hull where known."""
+    # Take E_hull from the first column with values: those of the database and of an evaluator have different scales.
     names = ("database_e_above_hull_ev_per_atom", "e_above_hull_ev_per_atom")
-    hull = next((known for name in names if len(known := frame[name].dropna())), [])
+    e_above_hull = next((values for name in names if len(values := frame[name].dropna())), [])
     figure = Figure(figsize=(PAGE_WIDTH_IN, 2.2), layout="constrained")
-    panels = figure.subplots(1, 3 if len(hull) else 2, width_ratios=[1, 2, 1][: 3 if len(hull) else 2])
+    n_panels = 3 if len(e_above_hull) else 2
+    panels = figure.subplots(1, n_panels, width_ratios=[1, 2, 1][:n_panels])
     n_sites = frame["atomic_numbers"].map(len)
     panels[0].hist(n_sites, bins=np.arange(0.5, n_sites.max() + 1.5), color=COLOURS[0])
     panels[0].set(xlabel="atoms in a cell", ylabel="structures")
@@ -134,9 +135,9 @@ def draw(frame: pd.DataFrame) -> Figure:
     panels[1].bar([Element.from_Z(z).symbol for z, _ in counts], [n for _, n in counts], color=COLOURS[0])
     panels[1].set(xlabel="elements, the 30 most frequent" if len(counts) == 30 else "elements", ylabel="structures")
     panels[1].tick_params(axis="x", labelsize=4.5, length=0)
-    if len(hull):
-        panels[2].hist(hull, bins=30, color=COLOURS[0])
-        panels[2].set(xlabel=f"E$_{{hull}}$ (eV/atom), n {len(hull)}", ylabel="structures")
+    if len(e_above_hull):
+        panels[2].hist(e_above_hull, bins=30, color=COLOURS[0])
+        panels[2].set(xlabel=f"E$_{{hull}}$ (eV/atom), n {len(e_above_hull)}", ylabel="structures")
     return figure
 
 
@@ -148,7 +149,7 @@ def main(snakemake) -> None:
         frame = table.drop_columns(["lattice_ang", "frac_coords"]).to_pandas()
         frame = frame[frame["left_out"].isna()]
         selection, leaks = metadata_of(table, "selection"), pd.read_csv(inputs.leaks)
-        # What could not be compared is listed there too.
+        # The list also has crystals that could not be compared; they are no leaks.
         in_train_and_test = leaks["splits"].map(lambda splits: {"train", "test"} <= set(splits.split()))
         n_leaks = int((in_train_and_test | (leaks["n_duplicate_pairs"] > 0)).sum())
         facts = origin_of(params.source, params.data, extracted, inputs.extracted) + facts_of(frame)
@@ -168,10 +169,10 @@ def main(snakemake) -> None:
             facts.append((f"Competing phases, embedded ({Path(path).stem})", str(n)))
         grid: Grid = [[Cell("What"), Cell("Value")], *([Cell(name), Cell(value)] for name, value in facts)]
         title = f"Data card: {params.experiment}"
-        with replacing(snakemake.output.md) as beside:
-            beside.write_text(to_markdown(title, grid, []))
-        with replacing(snakemake.output.html) as beside:
-            beside.write_text(to_html(title, grid, [], prose=True))
+        with replacing(snakemake.output.md) as temporary_path:
+            temporary_path.write_text(to_markdown(title, grid, []))
+        with replacing(snakemake.output.html) as temporary_path:
+            temporary_path.write_text(to_html(title, grid, [], prose=True))
         with paper_style():
             save_figure(draw(frame), snakemake.output.pdf, snakemake.output.png)
         log.info("done: %d facts", len(facts))

@@ -1,4 +1,4 @@
-"""How many samples are crystals, and of the prompted formula: every other rate hides it, so it stands beside each."""
+"""Compute the shares of samples that are crystals and that have the prompted formula, which other tables print too."""
 
 import time
 

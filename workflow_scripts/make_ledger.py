@@ -1,4 +1,4 @@
-"""The failure ledger: how many rows ended with which status, per system, step and (with several) evaluator."""
+"""Make the failure ledger: number of rows by status, per system, step and (if there are several) evaluator."""
 
 import time
 from collections.abc import Mapping
@@ -14,15 +14,16 @@ from hullseeker.tables.schemas import STATUSES
 def ledger_rows(
     system: str, frames: Mapping[str, pd.DataFrame], by_evaluator: Mapping[str, Mapping[str, pd.DataFrame]]
 ) -> list[dict]:
-    """Return a row per step, evaluator and status that occurs, and per `ok`; each step's counts add up to the samples.
+    """Return a row per step, evaluator and status with its count; counts of a step add up to the number of samples.
 
-    `frames` are the tables of a system by schema name, `by_evaluator` those of an evaluator's steps by its id.
+    Only statuses that occur have a row, and `ok` always. `frames` are a system's tables by schema name, `by_evaluator`
+    the tables of each evaluator's steps, by evaluator and schema name.
     """
     rows = []
     for schema_name, step in STEPS.items():
         tables = by_evaluator if schema_name in STEPS_OF_EVALUATOR else {None: frames}
-        for evaluator, of_one in tables.items():
-            counts = of_one[schema_name]["status"].value_counts()
+        for evaluator, step_tables in tables.items():
+            counts = step_tables[schema_name]["status"].value_counts()
             for status in STATUSES:
                 n = int(counts.get(status, 0))
                 if n or status == "ok":
@@ -35,16 +36,18 @@ def main(snakemake) -> None:
     inputs, systems, evaluators = snakemake.input, snakemake.params.systems, snakemake.params.evaluators
     with logging_to(snakemake.log[0], "make_ledger") as log:
         paths = {name: as_paths(inputs[name]) for name in STEPS if name not in STEPS_OF_EVALUATOR}
-        by_evaluator = {n: paths_by_evaluator(inputs[n], evaluators, len(systems)) for n in STEPS_OF_EVALUATOR}
+        evaluator_paths = {n: paths_by_evaluator(inputs[n], evaluators, len(systems)) for n in STEPS_OF_EVALUATOR}
         rows = []
         for i, system in enumerate(systems):
             samples = paths["samples"][i]
             frames = read_system(**{name: tables[i] for name, tables in paths.items()})
-            of_evaluators = {
-                evaluator: read_system(samples, **{name: by_evaluator[name][evaluator][i] for name in by_evaluator})
+            by_evaluator = {
+                evaluator: read_system(
+                    samples, **{name: tables[evaluator][i] for name, tables in evaluator_paths.items()}
+                )
                 for evaluator in evaluators
             }
-            rows += ledger_rows(system["system"], frames, of_evaluators)
+            rows += ledger_rows(system["system"], frames, by_evaluator)
         ledger = pd.DataFrame(rows)
         if len(evaluators) == 1:
             ledger = ledger.drop(columns="evaluator")

@@ -1,4 +1,4 @@
-"""How many test crystals CDVAE reconstructs, and how well: of all, with 95% bootstrap intervals."""
+"""Make the table of reconstruction: the share of test crystals that CDVAE reconstructs, and the RMSD."""
 
 import time
 
@@ -24,7 +24,12 @@ def main(snakemake) -> None:
         write_table(snakemake.output.rows, merged, "reconstructions", metadata)
         row = row_of_system(params.system, merged.to_pandas(), params.settings, params.seed)
         write_result_table(pd.DataFrame([row]), snakemake.output.csv, snakemake.output.parquet)
-        log.info("done: %d of %d in %.1f s", row["n_matched"], row["n_crystals"], time.perf_counter() - started)
+        log.info(
+            "done: %d of %d crystals reconstructed, %.1f s",
+            row["n_matched"],
+            row["n_crystals"],
+            time.perf_counter() - started,
+        )
 
 
 if __name__ == "__main__":

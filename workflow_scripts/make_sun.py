@@ -1,4 +1,4 @@
-"""S.U.N.: the share of all samples drawn that are stable, unique and novel, with 95% bootstrap intervals."""
+"""Make the S.U.N. table: the share of all samples that are stable, unique and novel, with 95% bootstrap intervals."""
 
 import time
 

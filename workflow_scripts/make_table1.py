@@ -1,4 +1,4 @@
-"""Table 1: stability of every system's samples, with the count behind each number and 95% bootstrap intervals."""
+"""Make Table 1: stability of every system's samples, with the count behind each number and 95% bootstrap intervals."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Table 2: validity, coverage, diversity and novelty of every system, each with its 95% bootstrap interval."""
+"""Make Table 2: validity, coverage, diversity and novelty of every system, with 95% bootstrap intervals."""
 
 import time
 
@@ -35,13 +35,15 @@ def main(snakemake) -> None:
         table = pd.DataFrame(lines, columns=list(COLUMNS)).astype(
             {name: float for name in COLUMNS[2:] if name not in COUNTS}
         )
-        about = describe_run(settings, [*inputs.samples, *inputs.fingerprints, inputs.train, inputs.test], params.seed)
-        about["oxidation_states_set"] = OXIDATION_STATES_SET
+        metadata = describe_run(
+            settings, [*inputs.samples, *inputs.fingerprints, inputs.train, inputs.test], params.seed
+        )
+        metadata["oxidation_states_set"] = OXIDATION_STATES_SET
         arrow = pa.Table.from_pandas(table, preserve_index=False)
-        with replacing(snakemake.output.csv) as beside:
-            table.to_csv(beside, index=False)
-        with replacing(snakemake.output.parquet) as beside:
-            pq.write_table(arrow.replace_schema_metadata(about), beside)
+        with replacing(snakemake.output.csv) as temporary_path:
+            table.to_csv(temporary_path, index=False)
+        with replacing(snakemake.output.parquet) as temporary_path:
+            pq.write_table(arrow.replace_schema_metadata(metadata), temporary_path)
         close_with_counts(log, statuses, time.perf_counter() - started)
 
 

@@ -1,4 +1,4 @@
-"""Whether each relaxed structure still matches the generated one, and how far its atoms moved."""
+"""Match each relaxed structure with the generated one, and compute how far its atoms moved."""
 
 import time
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from hullseeker.tables.structures import has_structure, to_structure
 
 
 def match_row(sample: Mapping, relaxed: Mapping) -> dict:
-    """Return the match columns of one sample; passed on with its error where there is no relaxed structure."""
+    """Return the match columns of one sample; without a relaxed structure, the status and error of its relaxation."""
     row = {"structure_id": sample["structure_id"], "status": relaxed["status"], "error": relaxed["error"]}
     if relaxed["status"] != "ok":
         return row
@@ -20,10 +20,10 @@ def match_row(sample: Mapping, relaxed: Mapping) -> dict:
         return row | {"status": "not_attempted", "error": "one of the two structures is missing"}
     try:
         with time_limit(TIME_LIMIT_S):
-            found = match(to_structure(sample), to_structure(relaxed))
-    except (TimeLimitError, Exception) as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell; the row says what
+            result = match(to_structure(sample), to_structure(relaxed))
+    except (TimeLimitError, Exception) as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell; the row records it
         return row | {"status": "match_failed", "error": f"the matcher failed: {type(error).__name__}: {error}"}
-    return row | {"matched": found.matched, "rmsd_norm": found.rmsd_norm, "rmsd_ang": found.rmsd_ang}
+    return row | {"matched": result.matched, "rmsd_norm": result.rmsd_norm, "rmsd_ang": result.rmsd_ang}
 
 
 def main(snakemake) -> None:

@@ -1,4 +1,4 @@
-"""Join the shards of a table; refuses missing, duplicate and foreign rows."""
+"""Join the shards of a table; fail on missing, duplicate or unexpected rows."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,15 +13,15 @@ PROMPTS = "rendered_prompts_sha256"
 
 
 def prompts_of_shards(paths: Iterable[str | Path]) -> dict[str, str]:
-    """Return what shards say of the prompts that a model was given; TableError where it is not the same of all."""
-    found = {path: (pq.read_schema(path).metadata or {}).get(PROMPTS.encode(), b"").decode() for path in paths}
-    if len(set(found.values())) > 1:
+    """Return the metadata entry with the hash of the rendered prompts; TableError if the shards' hashes differ."""
+    hashes = {path: (pq.read_schema(path).metadata or {}).get(PROMPTS.encode(), b"").decode() for path in paths}
+    if len(set(hashes.values())) > 1:
         raise TableError(
-            f"shards of one table were drawn with different prompts ({PROMPTS} of {', '.join(map(str, found))}); "
+            f"shards of one table were drawn with different prompts ({PROMPTS} of {', '.join(map(str, hashes))}); "
             "draw them again with --forcerun sample_structures"
         )
-    known = next(iter(found.values()), "")
-    return {PROMPTS: known} if known else {}
+    prompts_hash = next(iter(hashes.values()), "")
+    return {PROMPTS: prompts_hash} if prompts_hash else {}
 
 
 def main(snakemake) -> None:

@@ -1,4 +1,4 @@
-"""Pack what an experiment needs on machines without a network: checkout, data, models and packages, in one tar."""
+"""Pack all that an experiment needs without a network (checkout, data, models and packages) into one tar file."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ LOCK = Path("requirements.lock")
 LOCKS_OF_PACKAGES = {"fairchem-core": Path("requirements-uma.lock")}
 
 UNPACK = """#!/bin/sh
-# sh unpack.sh: checks every file, then makes .venv from the wheels here. Needs Python 3.11; asks no network.
+# sh unpack.sh: checks every file, then makes .venv from these wheels. Needs Python 3.11, but no network.
 set -eu
 cd "$(dirname "$0")"
 sha256sum --check --quiet {manifest}
@@ -34,7 +34,7 @@ ${{PYTHON:-python3.11}} -m venv checkout/.venv
 checkout/.venv/bin/pip install --quiet --no-index --find-links wheels -r checkout/requirements.lock {extra}
 touch checkout/.venv/installed
 cat > checkout/offline.sh <<END
-# . ./offline.sh: this checkout's Python and models, and no question to the hub.
+# . ./offline.sh: use this checkout's Python and models, without access to the hub.
 export PATH="$PWD/checkout/.venv/bin:\\$PATH"
 export HF_HUB_CACHE="$PWD/hub" FAIRCHEM_CACHE_DIR="$PWD/fairchem" HF_HUB_OFFLINE=1
 END
@@ -42,18 +42,18 @@ echo "Now: cd $PWD/checkout && . ./offline.sh && snakemake preflight {configfile
 """
 README = """Hullseeker, the experiment {experiment}, for machines without a network.
 
-1. Copy this folder to a disk that all nodes see.
+1. Copy this folder to a disk that all nodes can read.
 2. sh unpack.sh             checks every file against {manifest} and makes checkout/.venv
 3. cd checkout; . ./offline.sh
 4. snakemake preflight {configfile}
 5. snakemake --profile slurm {configfile}
 
-The packages in wheels/ are for {platform} and Python {python}. docs/cluster.md says more.
+The packages in wheels/ are for {platform} and Python {python}. See also docs/cluster.md.
 """
 
 
 def pip_wheels(folder: Path, extra: Iterable[str]) -> None:
-    """Fetch or build a wheel of every package of the lock, and of these besides; RuntimeError where pip fails."""
+    """Download or build wheels of all packages of the lock and of `extra`; RuntimeError if pip fails."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(folder), "-r", str(LOCK), *extra]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -61,31 +61,33 @@ def pip_wheels(folder: Path, extra: Iterable[str]) -> None:
 
 
 def extra_packages(evaluators: Iterable[Mapping]) -> list[str]:
-    """Return packages of the evaluators that the lock does not have; ValueError for what needs another Python."""
+    """Return the evaluators' packages that the lock does not have; ValueError if one needs another Python."""
     evaluators = list(evaluators)
-    if any(one["engine"] == "torch_sim" for one in evaluators):
+    if any(evaluator["engine"] == "torch_sim" for evaluator in evaluators):
         raise ValueError(
             "relax.engine is torch_sim, which needs Python 3.12 and packages that a bundle lacks; use per_cell, "
             "or build envs/torch_sim.yaml where there is a network (docs/cluster.md)"
         )
-    wanted = []
-    for package in sorted({EVALUATORS[one["potential"]].package for one in evaluators} & LOCKS_OF_PACKAGES.keys()):
+    pins = []
+    packages = {EVALUATORS[evaluator["potential"]].package for evaluator in evaluators}
+    for package in sorted(packages & LOCKS_OF_PACKAGES.keys()):
         lines = LOCKS_OF_PACKAGES[package].read_text().splitlines()
-        wanted += [line for line in lines if line.startswith(f"{package}==")]
-    return wanted
+        pins += [line for line in lines if line.startswith(f"{package}==")]
+    return pins
 
 
 def weights_of(evaluators: Iterable[Mapping]) -> dict[str, Path]:
-    """Return the files of evaluators that the hub gave, by their place in the bundle."""
-    found = {}
-    for one in evaluators:
-        hub = EVALUATORS[one["potential"]].hub
-        model = one["model"] or EVALUATORS[one["potential"]].default_model
-        if hub and model in EVALUATORS[one["potential"]].models:
+    """Return the evaluators' weights downloaded from the hub, by their path in the bundle."""
+    weights = {}
+    for settings in evaluators:
+        evaluator = EVALUATORS[settings["potential"]]
+        hub = evaluator.hub
+        model = settings["model"] or evaluator.default_model
+        if hub and model in evaluator.models:
             repository = hub.cache_folder() / folder_in_cache(hub.repository)
             files = snapshot_files(repository, f"{model}.pt")
-            found |= {f"fairchem/{name}": file for name, file in files.items()}
-    return found
+            weights |= {f"fairchem/{name}": file for name, file in files.items()}
+    return weights
 
 
 def main(snakemake) -> None:
@@ -106,7 +108,7 @@ def main(snakemake) -> None:
         wheels = Path(work) / "wheels"
         pip_wheels(wheels, extra)
         files |= {f"wheels/{file.name}": file for file in sorted(wheels.iterdir())}
-        about = {
+        fields = {
             "experiment": params.experiment,
             "manifest": MANIFEST,
             "configfile": f"--configfile {' '.join(overlays)}" if overlays else "",
@@ -114,14 +116,16 @@ def main(snakemake) -> None:
             "platform": sys.platform,
             "python": "3.11",
         }
-        texts = {"README.txt": README.format(**about), "unpack.sh": UNPACK.format(**about)}
-        in_tar = {f"checkout/{name}": destination for name, destination in links.items()}
+        texts = {"README.txt": README.format(**fields), "unpack.sh": UNPACK.format(**fields)}
+        links_in_tar = {f"checkout/{name}": destination for name, destination in links.items()}
         n_bytes = sum(file.stat().st_size for file in files.values())
         free = shutil.disk_usage(root).free
         if n_bytes > free:
-            raise OSError(f"the bundle has {n_bytes / 1e9:.1f} GB and the disk {free / 1e9:.1f} GB left; make room")
-        with replacing(snakemake.output[0]) as beside:
-            n_files = write_tar(beside, f"hullseeker-{params.experiment}", files, texts, in_tar)
+            raise OSError(
+                f"the bundle needs {n_bytes / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; free some space"
+            )
+        with replacing(snakemake.output[0]) as temporary_path:
+            n_files = write_tar(temporary_path, f"hullseeker-{params.experiment}", files, texts, links_in_tar)
         log.info("done: %d files, %.2f GB", n_files, n_bytes / 1e9)
 
 

@@ -1,4 +1,4 @@
-"""Plan the relaxation of competing phases: read known relaxations from the cache, split the rest into jobs."""
+"""Plan the relaxation of competing phases: read those in the cache, and distribute the others over jobs."""
 
 import json
 import time
@@ -34,20 +34,20 @@ def main(snakemake) -> None:
         rows = {row["structure_id"]: row for row in phases if not has_energy_of(row, evaluator)}
         ids = ids_by_content(rows.values())
         cached = relaxation_cache(params.cache_dir, settings).load_table(ids)
-        known = set(cached.column(KEY).to_pylist())
+        cached_keys = set(cached.column(KEY).to_pylist())
         missing = [
             {KEY: key, "structure_ids": names, **{name: rows[names[0]][name] for name in COLUMNS}}
             for key, names in ids.items()
-            if key not in known
+            if key not in cached_keys
         ]
         jobs = split_into_jobs(missing, relaxation_block_size(settings), params.phases_per_job, params.n_shards)
-        about = describe_run(settings, [snakemake.input.phases])
-        write_table(output.known, known_relaxations(ids, cached), "relaxed", about)
-        write_jobs(output.to_relax, jobs, about)
-        with replacing(output.plan) as beside:
-            beside.write_text(json.dumps({"n_jobs": len(jobs)}) + "\n")
+        metadata = describe_run(settings, [snakemake.input.phases])
+        write_table(output.known, known_relaxations(ids, cached), "relaxed", metadata)
+        write_jobs(output.to_relax, jobs, metadata)
+        with replacing(output.plan) as temporary_path:
+            temporary_path.write_text(json.dumps({"n_jobs": len(jobs)}) + "\n")
         statuses = {pair["values"]: pair["counts"] for pair in pc.value_counts(cached.column("status")).to_pylist()}
-        log.info("%d crystals, %d of them relaxed before (%s)", len(ids), len(known), statuses)
+        log.info("%d crystals, %d of them in the cache (%s)", len(ids), len(cached_keys), statuses)
         log.info(
             "done: %d phases, %d of them with energies of %s; %d crystals to relax in %d jobs; %.1f s",
             len(phases),

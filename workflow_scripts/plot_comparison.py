@@ -1,4 +1,4 @@
-"""The comparison of trained systems as a figure: pooled values with intervals, a small dot per training seed."""
+"""Plot the comparison of trained systems: pooled values with intervals, and a mark per training seed."""
 
 import time
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ N_COLUMNS, LINE_HEIGHT_IN = 3, 0.22
 
 
 def draw_panel(axes: Axes, frame: pd.DataFrame, quantity: str, systems: Sequence[Named], baseline: str) -> None:
-    """Draw one quantity, a system a line: its pooled value and interval, its seeds, and the baseline's value."""
-    for place, system in enumerate(systems):
-        of_system = frame[frame["system"] == system.key]
-        pooled, seeds = of_system[of_system["replicate"].isna()].iloc[0], of_system[of_system["replicate"].notna()]
+    """Draw one quantity with one line per system: pooled value, interval, values by seed, and the baseline's value."""
+    for y, system in enumerate(systems):
+        rows = frame[frame["system"] == system.key]
+        pooled, seeds = rows[rows["replicate"].isna()].iloc[0], rows[rows["replicate"].notna()]
         low, high = pooled[f"{quantity}_ci_low"], pooled[f"{quantity}_ci_high"]
-        axes.plot([low, high], [place, place], color=system.colour, linewidth=2, alpha=0.5, solid_capstyle="butt")
-        axes.plot(pooled[quantity], place, "o", color=system.colour, markersize=5, zorder=4)
-        axes.plot(seeds[quantity], [place - 0.3] * len(seeds), "|", color=system.colour, markersize=5)
+        axes.plot([low, high], [y, y], color=system.colour, linewidth=2, alpha=0.5, solid_capstyle="butt")
+        axes.plot(pooled[quantity], y, "o", color=system.colour, markersize=5, zorder=4)
+        axes.plot(seeds[quantity], [y - 0.3] * len(seeds), "|", color=system.colour, markersize=5)
         if system.key == baseline:
             axes.axvline(pooled[quantity], color=GREY, linestyle=(0, (4, 2)), linewidth=0.8, zorder=0)
     axes.set_yticks(range(len(systems)), [system.label for system in systems])

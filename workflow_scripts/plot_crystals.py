@@ -1,4 +1,4 @@
-"""Figures 1 and 3: generated crystals beside what the evaluator's relaxation makes of them."""
+"""Plot Figures 1 and 3: generated crystals beside the same crystals relaxed with the evaluator."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ OFFSET_IN_ROWS = {"figure1": 0, "figure3": 1}
 
 
 def join_tables(samples: Sequence[Mapping], **children: Sequence[Mapping]) -> list[dict]:
-    """Return one dict a sample, with its row of every child table under the child's name.
+    """Return one dict per sample, with its row of every child table under the child's name.
 
-    Raises TableError where a child does not carry exactly the ids of the samples.
+    Raises TableError if the ids of a child table are not exactly those of the samples.
     """
     for name, rows in children.items():
         check_children([row["structure_id"] for row in rows], [row["structure_id"] for row in samples], name)
@@ -43,9 +43,9 @@ def join_tables(samples: Sequence[Mapping], **children: Sequence[Mapping]) -> li
 
 
 def choose_examples(rows: Sequence[Mapping], system: str, seed: int, n_rows: int, offset: int) -> list[dict]:
-    """Return `n_rows` examples from place `offset` on, of all relaxed samples in an order drawn from the seed.
+    """Return `n_rows` examples from index `offset` on, from all relaxed samples in random order.
 
-    The order is a hash of seed, system and id: blind to the crystals, and not reshuffled by further samples.
+    The order is a hash of seed, system and id: it does not depend on the crystals or on the number of samples.
     """
     relaxed = [row for row in rows if row["sample"]["status"] == "ok" and row["relaxed"]["status"] == "ok"]
     drawn = sorted(relaxed, key=lambda row: seed_for(seed, "plot_crystals", system, row["sample"]["structure_id"]))
@@ -53,18 +53,18 @@ def choose_examples(rows: Sequence[Mapping], system: str, seed: int, n_rows: int
 
 
 def formula_text(formula: str) -> str:
-    """Return a formula with subscripts, as mathtext."""
+    """Return a formula with subscripts, as Matplotlib mathtext."""
     return Composition(formula).to_latex_string().replace("$_{1}$", "")
 
 
 def signed(value: float) -> str:
-    """Return an energy to three digits with a true minus sign, and no sign at all on zero."""
+    """Return an energy with three decimals and a typographic minus sign; zero has no sign."""
     text = f"{value + 0.0:.3f}"
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def title_of(example: Mapping) -> str:
-    """Return the two lines over an example: formula, then hull energy, energy gained, and whether it still matches."""
+    """Return the two lines above an example: formula; energy above hull, energy gain of the relaxation, and match."""
     sample, relaxed, hull, match = (example[name] for name in ("sample", "relaxed", "hull", "matches"))
     first = formula_text(sample["formula"])
     if sample["prompt_formula"] and sample["prompt_formula"] != sample["formula"]:
@@ -81,12 +81,13 @@ def title_of(example: Mapping) -> str:
 
 
 def draw_example(axes: Axes, example: Mapping, width_in: float) -> None:
-    """Draw generated and relaxed cell side by side, at one scale and from one side, with the key of elements below."""
+    """Draw generated and relaxed cell side by side, at the same scale, with the legend of elements below."""
     left, right = (project_crystal(to_atoms(example[name])) for name in ("sample", "relaxed"))
     boxes = [picture.box_ang for picture in (left, right)]
-    wide, high = max(b[2] - b[0] for b in boxes), max(b[3] - b[1] for b in boxes)
+    width_ang, height_ang = max(b[2] - b[0] for b in boxes), max(b[3] - b[1] for b in boxes)
     ang_per_in = max(
-        2 * wide / (width_in - GAP_IN - 4 * MARGIN_IN), high / (PANEL_HEIGHT_IN - KEY_HEIGHT_IN - MARGIN_IN)
+        2 * width_ang / (width_in - GAP_IN - 4 * MARGIN_IN),
+        height_ang / (PANEL_HEIGHT_IN - KEY_HEIGHT_IN - MARGIN_IN),
     )
     half_width = width_in * ang_per_in / 2
     axes.set(
@@ -95,18 +96,18 @@ def draw_example(axes: Axes, example: Mapping, width_in: float) -> None:
     )
     axes.set_axis_off()
     middle = (PANEL_HEIGHT_IN - KEY_HEIGHT_IN) / 2 * ang_per_in
-    place = max(half_width / 2, (wide + GAP_IN * ang_per_in) / 2)
-    draw_picture(axes, left, -place, middle)
-    draw_picture(axes, right, place, middle)
-    reach = 0.16 * ang_per_in
+    centre = max(half_width / 2, (width_ang + GAP_IN * ang_per_in) / 2)
+    draw_picture(axes, left, -centre, middle)
+    draw_picture(axes, right, centre, middle)
+    arrow_end = 0.16 * ang_per_in
     arrow = {"arrowstyle": "-|>,head_width=0.18,head_length=0.35", "color": GREY, "lw": 1.0}
-    axes.annotate("", (reach, middle), (-reach, middle), arrowprops=arrow)
+    axes.annotate("", (arrow_end, middle), (-arrow_end, middle), arrowprops=arrow)
     draw_element_key(axes, left.atomic_numbers, 0.0, -0.5 * KEY_HEIGHT_IN * ang_per_in, ang_per_in)
     axes.set_title(title_of(example), fontsize=6.5, pad=2, linespacing=1.35)
 
 
 def draw_figure(blocks: Sequence[tuple[Named, Sequence[Mapping]]], n_rows: int, seed: int, offset: int) -> Figure:
-    """Draw one block a system, two blocks beside each other; a place without an example says why."""
+    """Draw one block per system, in two columns; an empty panel states why there is no example."""
     n_columns = min(2, max(1, len(blocks)))
     n_block_rows = max(1, -(-len(blocks) // n_columns))
     width = PAGE_WIDTH_IN if n_columns == 2 else COLUMN_WIDTH_IN
@@ -135,8 +136,8 @@ def draw_figure(blocks: Sequence[tuple[Named, Sequence[Mapping]]], n_rows: int, 
             if row < len(examples):
                 draw_example(axes, examples[row], block_width)
             elif row == 0 or row == len(examples):
-                few = "no relaxed samples" if n_relaxed == 0 else f"no further relaxed samples ({n_relaxed} in all)"
-                empty_panel(axes, f"{few}, of {len(rows)} drawn")
+                reason = "no relaxed samples" if n_relaxed == 0 else f"no further relaxed samples ({n_relaxed} in all)"
+                empty_panel(axes, f"{reason}, of {len(rows)} drawn")
             else:
                 axes.set_axis_off()
     return figure

@@ -1,6 +1,6 @@
-"""The reward audit: what the reward potential says of each generated structure against what the evaluator says.
+"""Plot the reward audit: formation energies of generated structures by the reward potential and by the evaluator.
 
-In the panel of a system with RL, the samples of the model that RL started from lie behind its own.
+The panel of a system with RL also shows, in grey, the samples of the model that RL started from.
 """
 
 import time
@@ -25,7 +25,7 @@ from hullseeker.tables.results import as_paths
 
 N_COLUMNS, PANEL_IN = 3, 2.8
 BEFORE = "#b8b8b8"
-LIMITS_EV_PER_ATOM = (-10.0, 50.0)  # points outside are drawn on the rim, and counted
+LIMITS_EV_PER_ATOM = (-10.0, 50.0)  # points outside are drawn on the edge, and counted
 LINEAR_BELOW_EV_PER_ATOM = 1.0
 TICKS_EV_PER_ATOM = (-10, -3, -1, 0, 1, 3, 10, 30)
 JUDGED_BY = ["chgnet_energy_ev_per_atom", "chgnet_reference_energy_ev_per_atom", E_HULL]
@@ -33,7 +33,7 @@ JUDGED_BY = ["chgnet_energy_ev_per_atom", "chgnet_reference_energy_ev_per_atom",
 
 @dataclass(frozen=True)
 class Audit:
-    """The numbers of one panel; NaN where too few points have both energies."""
+    """The numbers of one panel; NaN if too few points have both energies."""
 
     n: int
     n_judged: int
@@ -43,30 +43,31 @@ class Audit:
 
 
 def audit_frame(rows: Sequence[Mapping], threshold_ev_per_atom: float) -> pd.DataFrame:
-    """Return, of the rows with both formation energies: `evaluator`, `chgnet` (eV/atom), `judged` and `fooled`.
+    """Return `evaluator` and `chgnet` (formation energies, eV/atom), `judged` and `fooled` of rows with both energies.
 
-    Fooled: the reward puts the structure below the known one of that composition, and the evaluator puts it at or
-    above the threshold. Judged: both of these can be told, on a hull that can be relied on.
+    A row is fooled if the reward's energy is below that of the known structure of its composition, but E_hull by the
+    evaluator is not below the threshold. It is judged if both comparisons are possible, the second on a reliable hull
+    or with an E_hull above the threshold.
     """
     energies = [EVALUATOR, CHGNET, *JUDGED_BY]
-    found = [(row["unreliable"], *(row[name] for name in energies)) for row in rows if row["status"] == "ok"]
-    frame = pd.DataFrame(found, columns=["unreliable", *energies]).astype(dict.fromkeys(energies, float))
+    values = [(row["unreliable"], *(row[name] for name in energies)) for row in rows if row["status"] == "ok"]
+    frame = pd.DataFrame(values, columns=["unreliable", *energies]).astype(dict.fromkeys(energies, float))
     frame = frame.rename(columns={EVALUATOR: "evaluator", CHGNET: "chgnet"})
     frame = frame[np.isfinite(frame["evaluator"]) & np.isfinite(frame["chgnet"])]
-    is_told = is_unstable(frame, threshold_ev_per_atom) | ~is_unreliable(frame)
-    frame["judged"] = frame[JUDGED_BY].notna().all(axis=1) & is_told
+    has_verdict = is_unstable(frame, threshold_ev_per_atom) | ~is_unreliable(frame)
+    frame["judged"] = frame[JUDGED_BY].notna().all(axis=1) & has_verdict
     frame["fooled"] = is_fooled(frame, threshold_ev_per_atom)
     return frame
 
 
 def audit_numbers(frame: pd.DataFrame) -> Audit:
-    """Return counts, Spearman's rank correlation, and the median of reward minus evaluator, over all points."""
+    """Return counts, Spearman's rank correlation, and the median of reward minus evaluator, of all points."""
     pairs = frame[["chgnet", "evaluator"]].to_numpy(float)
     return Audit(len(frame), int(frame["judged"].sum()), int(frame["fooled"].sum()), spearman(pairs), median_gap(pairs))
 
 
 def common_limits(frames: Sequence[pd.DataFrame]) -> tuple[float, float]:
-    """Return the axis limits of all panels, eV/atom: what the data need, at least ±1, at most -10 to 50."""
+    """Return the axis limits (eV/atom) of all panels: the range of the data, at least ±1, at most -10 to 50."""
     values = np.concatenate([frame[["evaluator", "chgnet"]].to_numpy().ravel() for frame in frames] or [np.zeros(0)])
     low, high = min(-1.0, *values, -1.0), max(1.0, *values, 1.0)
     return max(low * 1.15, LIMITS_EV_PER_ATOM[0]), min(high * 1.15, LIMITS_EV_PER_ATOM[1])
@@ -74,7 +75,7 @@ def common_limits(frames: Sequence[pd.DataFrame]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Block:
-    """What one panel shows: the system's points, how many samples were drawn, and the block before RL, if any."""
+    """The data of one panel: the system's points, the number of samples drawn, and the block before RL, if any."""
 
     system: Named
     frame: pd.DataFrame
@@ -82,29 +83,29 @@ class Block:
     before: "Block | None" = None
 
 
-def words_of(block: Block, limits: tuple[float, float]) -> str:
-    """Return the lines above a panel; with RL, the numbers before and after."""
-    both = [audit_numbers(one.frame) for one in (block.before, block) if one is not None]
-    after, arrow, n_on_rim = both[-1], " → ", int(is_outside(block.frame, limits).sum())
-    rho = arrow.join("n/a" if np.isnan(one.spearman_rho) else f"{one.spearman_rho:.2f}" for one in both)
-    gap = arrow.join("n/a" if not one.n else f"{one.median_gap_ev_per_atom:+.2f}" for one in both)
-    fooled = arrow.join(f"{one.n_fooled}" for one in both)
-    lines = [f"n = {after.n} of {block.n_drawn}" + (f", {n_on_rim} on the rim" if n_on_rim else "")]
+def panel_text(block: Block, limits: tuple[float, float]) -> str:
+    """Return the lines above a panel; with RL, the numbers before and after it."""
+    audits = [audit_numbers(stage.frame) for stage in (block.before, block) if stage is not None]
+    after, arrow, n_outside = audits[-1], " → ", int(is_outside(block.frame, limits).sum())
+    rho = arrow.join("n/a" if np.isnan(audit.spearman_rho) else f"{audit.spearman_rho:.2f}" for audit in audits)
+    gap = arrow.join("n/a" if not audit.n else f"{audit.median_gap_ev_per_atom:+.2f}" for audit in audits)
+    fooled = arrow.join(f"{audit.n_fooled}" for audit in audits)
+    lines = [f"n = {after.n} of {block.n_drawn}" + (f", {n_outside} beyond the axes" if n_outside else "")]
     lines.append(f"fooled {fooled} of {block.n_drawn} ({after.n_judged} judged)")
     lines.append(f"{QUANTITIES['spearman_rho'].name} {rho}")
     return "\n".join([*lines, f"median gap {gap} {QUANTITIES['median_gap_ev_per_atom'].unit}"]).replace("-", "−")
 
 
 def is_outside(frame: pd.DataFrame, limits: tuple[float, float]) -> pd.Series:
-    """Return which points lie beyond the axes."""
+    """Return which points lie beyond the axis limits."""
     return ((frame[["evaluator", "chgnet"]] < limits[0]) | (frame[["evaluator", "chgnet"]] > limits[1])).any(axis=1)
 
 
 def draw_points(axes: Axes, frame: pd.DataFrame, limits: tuple[float, float], colours: tuple[str, str], z: int) -> None:
-    """Draw the points, those that fool the reward in the second colour."""
+    """Draw the points, those that fool the reward in the second colour; points beyond the axes are diamonds."""
     (low, high), outside = limits, is_outside(frame, limits)
-    for fooled, within, size in ((False, "o", 10), (True, "^", 18)):
-        for clipped, marker in ((False, within), (True, "D")):
+    for fooled, inside_marker, size in ((False, "o", 10), (True, "^", 18)):
+        for clipped, marker in ((False, inside_marker), (True, "D")):
             part = frame[(frame["fooled"] == fooled) & (outside == clipped)]
             axes.scatter(
                 part["evaluator"].clip(low, high),
@@ -121,14 +122,14 @@ def draw_points(axes: Axes, frame: pd.DataFrame, limits: tuple[float, float], co
 
 
 def draw_panel(axes: Axes, block: Block, limits: tuple[float, float]) -> None:
-    """Draw one parity panel."""
+    """Draw the parity plot of one system, on symmetric logarithmic axes."""
     low, high = limits
     axes.set_xscale("symlog", linthresh=LINEAR_BELOW_EV_PER_ATOM, linscale=0.8)
     axes.set_yscale("symlog", linthresh=LINEAR_BELOW_EV_PER_ATOM, linscale=0.8)
-    for one in (axes.xaxis, axes.yaxis):
-        one.set_major_locator(FixedLocator([t for t in TICKS_EV_PER_ATOM if low <= t <= high]))
-        one.set_minor_locator(FixedLocator([]))
-        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator([t for t in TICKS_EV_PER_ATOM if low <= t <= high]))
+        axis.set_minor_locator(FixedLocator([]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     line = np.linspace(low, high, 200)
     axes.plot(line, line, color=GREY, linewidth=0.7, zorder=0)
@@ -138,7 +139,7 @@ def draw_panel(axes: Axes, block: Block, limits: tuple[float, float]) -> None:
 
 
 def draw_figure(blocks: Sequence[Block]) -> Figure:
-    """Draw a panel for each system, all on the same axes."""
+    """Draw a panel for each system, all with the same axis limits."""
     n_columns = max(1, min(N_COLUMNS, len(blocks)))
     n_rows = max(1, -(-len(blocks) // n_columns))
     width = PAGE_WIDTH_IN * n_columns / N_COLUMNS
@@ -153,40 +154,40 @@ def draw_figure(blocks: Sequence[Block]) -> Figure:
             empty_panel(axes, f"no audited samples, of {block.n_drawn} drawn")
         start = f", from {block.before.system.label}" if block.before else ""
         axes.set_title(f"{block.system.label}{start}", color=block.system.colour, fontweight="bold", pad=37)
-        # Above the panel, where there are no points.
-        words = {"fontsize": 6, "linespacing": 1.3, "ha": "center", "va": "bottom", "in_layout": False}
-        axes.text(0.5, 1.02, words_of(block, limits), transform=axes.transAxes, **words)
+        text_style = {"fontsize": 6, "linespacing": 1.3, "ha": "center", "va": "bottom", "in_layout": False}
+        axes.text(0.5, 1.02, panel_text(block, limits), transform=axes.transAxes, **text_style)
     for axes in grid[len(blocks) :]:
         axes.set_axis_off()
     figure.supxlabel("evaluator's formation energy of the generated structure (eV/atom)", fontsize=7)
     figure.supylabel("reward's formation energy (CHGNet, eV/atom)", fontsize=7)
-    dot = {"linestyle": "none", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.3}
-    keys = [
+    marker_style = {"linestyle": "none", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.3}
+    handles = [
         Line2D(
             [],
             [],
             marker="^",
             color=ALARM,
-            label="fooled: reward says better than known, evaluator says unstable",
-            **dot,
+            label="fooled: better than known by the reward, unstable by the evaluator",
+            **marker_style,
         ),
-        Line2D([], [], marker="D", color=GREY, label="beyond the axes", **dot),
+        Line2D([], [], marker="D", color=GREY, label="beyond the axes", **marker_style),
     ]
     if any(block.before for block in blocks):
-        keys.append(Line2D([], [], marker="o", color=BEFORE, label="the model that RL started from", **dot))
-    figure.legend(handles=keys, loc="outside upper center", ncols=len(keys) if n_columns > 1 else 1)
+        label = "the model that RL started from"
+        handles.append(Line2D([], [], marker="o", color=BEFORE, label=label, **marker_style))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles) if n_columns > 1 else 1)
     return figure
 
 
 def main(snakemake) -> None:
     started = time.perf_counter()
     with logging_to(snakemake.log[0], "plot_reward_audit") as log:
-        threshold, found = snakemake.params.settings["stable_below_ev_per_atom"], {}
+        threshold, by_system = snakemake.params.settings["stable_below_ev_per_atom"], {}
         for system, path in zip(named(snakemake.params.systems), as_paths(snakemake.input.audit), strict=True):
             rows = read_table(path, "reward_audit").to_pylist()
-            found[system.key] = Block(system, audit_frame(rows, threshold), len(rows))
+            by_system[system.key] = Block(system, audit_frame(rows, threshold), len(rows))
         starts = snakemake.params.before_rl
-        blocks = [replace(block, before=found.get(starts.get(key))) for key, block in found.items()]
+        blocks = [replace(block, before=by_system.get(starts.get(key))) for key, block in by_system.items()]
         with paper_style():
             save_figure(draw_figure(blocks), snakemake.output.pdf, snakemake.output.png)
         log.info("done: %d systems in %.1f s", len(blocks), time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""The training curves: loss of the supervised stage, reward and what goes with it of the reinforcement stage."""
+"""Plot the training curves of CDVAE, SFT (loss, learning rate) and GRPO (reward, shares of answers, reward terms)."""
 
 import time
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from hullseeker.tables.parquet import read_table
 from hullseeker.tables.results import as_paths
 
 N_COLUMNS, PANEL_HEIGHT_IN = 3, 1.75
-SMOOTHED_SHARE = 0.1  # of a curve's points, in the running mean
+SMOOTHED_SHARE = 0.1  # window of the running mean, as a share of a curve's points
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: the stage and the quantity it draws, its vertical axis, and a second quantity drawn as dots."""
+    """One panel: stage and quantity, vertical axis, and optionally a second quantity drawn as dots."""
 
     stage: str
     quantity: str
     title: str
     scale: float = 1.0
     dots: str | None = None
-    whole: bool = False  # show the axis from 0 to 100
+    full_percent: bool = False  # show the axis from 0 to 100
     logarithmic: bool = False
 
 
@@ -40,13 +40,13 @@ PANELS = (
     Panel("sft", "learning_rate", "learning rate"),
     Panel("grpo", "reward_mean", "mean reward"),
     Panel("grpo", "reward_std", "deviation of rewards"),
-    Panel("grpo", "parse_share", "parsed completions (%)", 100, whole=True),
+    Panel("grpo", "parse_share", "parsed completions (%)", 100, full_percent=True),
     Panel("grpo", "cut_share", "cut at the limit (%)", 100),
-    Panel("grpo", "formula_match_share", "of the prompted formula (%)", 100, whole=True),
+    Panel("grpo", "formula_match_share", "of the prompted formula (%)", 100, full_percent=True),
     Panel("grpo", "coincident_share", "two atoms on one site (%)", 100),
     Panel("grpo", "clipped_share", "rewards clipped (%)", 100),
-    Panel("grpo", "silence_paid_share", "silence paid (%)", 100),
-    # The term `energy` has no panel: alone it is the reward itself. What is not drawn is in the table.
+    Panel("grpo", "silence_paid_share", "no crystal, higher reward (%)", 100),
+    # The term `energy` has no panel: where used alone it is the reward itself. The table has all quantities.
     Panel("grpo", "term_e_hull_mean", "e_hull (0 to 1)"),
     Panel("grpo", "term_ensemble_mean", "ensemble (0 to 1)"),
     Panel("grpo", "term_relaxed_match_mean", "relaxed_match (0 to 1)"),
@@ -65,17 +65,17 @@ PANELS = (
 def series(curve: pd.DataFrame, stage: str, quantity: str) -> pd.Series:
     """Return the finite values of one quantity of one stage, indexed by step; of a step logged twice, the last.
 
-    A curve is that of the last stage in its name: of `sft-grpo`, and of `sft-grpo-mine`, it is `grpo`.
+    The stage of a curve is the last one in its name: `grpo` for `sft-grpo` and `sft-grpo-mine`.
     """
-    last = curve["stage"].str.extract(r"^(?:sft-)?(sft|grpo|cdvae)", expand=False)
-    rows = curve[(last == stage) & (curve["quantity"] == quantity)]
+    stages = curve["stage"].str.extract(r"^(?:sft-)?(sft|grpo|cdvae)", expand=False)
+    rows = curve[(stages == stage) & (curve["quantity"] == quantity)]
     values = rows.set_index("step")["value"]
     values = values[np.isfinite(values)]
     return values[~values.index.duplicated(keep="last")].sort_index()
 
 
 def smoothed(values: pd.Series) -> pd.Series:
-    """Return the centred running mean over a tenth of the points (at least 3, always an odd number)."""
+    """Return the centred running mean over a tenth of the points (an odd number, at least 3)."""
     window = max(3, int(len(values) * SMOOTHED_SHARE)) | 1
     return values.rolling(window, center=True, min_periods=1).mean()
 
@@ -114,10 +114,10 @@ def draw_panel(axes: Axes, panel: Panel, curves: Sequence[tuple[Named, pd.DataFr
     axes.set_title(panel.title + (", dots: held out" if panel.dots else ""), loc="left")
     axes.set_xlabel("step")
     axes.margins(x=0.03, y=0.08)
-    if panel.whole:
+    if panel.full_percent:
         axes.set_ylim(-4, 104)
     elif panel.scale == 100:
-        # A share of nothing is drawn on the axis, not in the middle of one that goes below it.
+        # Start the axis just below 0, so that a share of 0 is drawn at the bottom.
         top = max(1.0, axes.get_ylim()[1])
         axes.set_ylim(-0.04 * top, top)
     if panel.logarithmic:
@@ -128,7 +128,7 @@ def draw_panel(axes: Axes, panel: Panel, curves: Sequence[tuple[Named, pd.DataFr
 
 
 def draw_figure(curves: Sequence[tuple[Named, pd.DataFrame]]) -> Figure:
-    """Draw every panel that has data; one panel that says so where none has."""
+    """Draw every panel that has data, or one panel that states that there are no curves."""
     panels = panels_with_data(curves)
     n_rows = max(1, -(-len(panels) // N_COLUMNS))
     figure = Figure(figsize=(PAGE_WIDTH_IN, n_rows * PANEL_HEIGHT_IN + 0.3), layout="constrained")
@@ -140,8 +140,8 @@ def draw_figure(curves: Sequence[tuple[Named, pd.DataFrame]]) -> Figure:
         draw_panel(axes, panel, curves)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    keys = [grid[0].plot([], [], color=stage.colour, linewidth=2, label=stage.label)[0] for stage, _ in curves]
-    figure.legend(handles=keys, loc="outside lower center", ncols=max(1, len(keys)))
+    handles = [grid[0].plot([], [], color=stage.colour, linewidth=2, label=stage.label)[0] for stage, _ in curves]
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, len(handles)))
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Make a GGUF file, the user's or that of a package, a base model that the other rules can load, and check it."""
+"""Convert a GGUF file, local or from a PyPI package, to a base model that the other rules can load, and check it."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ from hullseeker.runtime.atomic_writes import replacing_folder
 from hullseeker.runtime.logs import logging_to
 from hullseeker.runtime.provenance import describe_run, sha256_of_file
 
-# Beside the model: where it came from.
+# File in the model's folder that records its source.
 ORIGIN = "origin.json"
 
 
@@ -30,20 +30,23 @@ def main(snakemake) -> None:
         disable_progress_bar()
     with logging_to(snakemake.log[0], "prepare_base_model") as log:
         file = find_gguf(params.source, params.cache_dir, params.sha256)
-        about = describe_gguf(file)
-        log.info("%s: %s", file.name, ", ".join(f"{key} {value}" for key, value in about.items()))
+        gguf_info = describe_gguf(file)
+        log.info("%s: %s", file.name, ", ".join(f"{key} {value}" for key, value in gguf_info.items()))
         with replacing_folder(snakemake.output.model) as target:
-            convert_gguf(file, target, params.dtype, about["pre_tokenizer"])
+            convert_gguf(file, target, params.dtype, gguf_info["pre_tokenizer"])
             model, tokenizer = load_language_model(target, "cpu", params.dtype, log=log)
             prompt = make_prompt(Path(snakemake.input.prompt).read_text(), "NaCl")
             losses = check_model(model, tokenizer, prompt, texts_to_survive())
             if losses["loss"] > BAD_SHARE_OF_CHANCE * losses["chance"]:
-                log.warning("it predicts the prompt's text hardly better than chance: is this the right file?")
-            origin = {"source": params.source, "file": file.name, "sha256": sha256_of_file(file), **about, **losses}
+                log.warning(
+                    "the model predicts the prompt's text hardly better than chance; check that %s is the right file",
+                    file.name,
+                )
+            origin = {"source": params.source, "file": file.name, "sha256": sha256_of_file(file), **gguf_info, **losses}
             origin |= {"gguf_version": metadata.version("gguf"), **describe_run({"dtype": params.dtype})}
             (target / ORIGIN).write_text(json.dumps(origin, indent=1, sort_keys=True) + "\n")
         log.info(
-            "done: %.0f million parameters, %.2f nats a token on the prompt's text (chance %.2f), %.1f s",
+            "done: %.0f million parameters, %.2f nats per token on the prompt's text (chance %.2f), %.1f s",
             model.num_parameters() / 1e6,
             losses["loss"],
             losses["chance"],

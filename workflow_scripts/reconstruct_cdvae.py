@@ -1,4 +1,4 @@
-"""Encode one shard of the test crystals and decode them again, from the mean of z and their number of atoms."""
+"""Reconstruct one shard of the test crystals with CDVAE, from the mean of z and the true number of atoms."""
 
 import json
 import time
@@ -20,10 +20,10 @@ from hullseeker.tables.sharding import blocks_of_shard
 from hullseeker.tables.structures import reduced_formula, to_structure
 
 
-def reconstructed(model: Cdvae, rows: list[Mapping], device: str, seed: int) -> list[Drawn]:
-    """Return what the decoder makes of each crystal's encoding, in order; an error where it cannot be encoded."""
+def reconstruct(model: Cdvae, rows: list[Mapping], device: str, seed: int) -> list[Drawn]:
+    """Return the reconstruction of each crystal, in order, with an error if it cannot be encoded."""
     prepared, refused = prepare(rows, model.settings)
-    found = {name: Drawn(error=reason) for name, reason in refused.items()}
+    drawn_of = {name: Drawn(error=reason) for name, reason in refused.items()}
     if prepared.crystals:
         batch = collate(prepared.crystals)
         graph = join_bonds(prepared.bonds, batch.n_atoms)
@@ -32,22 +32,28 @@ def reconstructed(model: Cdvae, rows: list[Mapping], device: str, seed: int) -> 
         names = [crystal.structure_id for crystal in prepared.crystals]
         generators = generators_for([seed_for(seed, "reconstruct_cdvae", name) for name in names])
         drawn = draw_crystals(model, z, generators, batch.n_atoms.tolist())
-        found |= dict(zip(names, drawn, strict=True))
-    return [found[row["structure_id"]] for row in rows]
+        drawn_of |= dict(zip(names, drawn, strict=True))
+    return [drawn_of[row["structure_id"]] for row in rows]
 
 
 def reconstruction_row(row: Mapping, drawn: Drawn) -> dict:
-    """Return the row of one test crystal: what came back, and whether it matches."""
+    """Return the row of one test crystal: its reconstruction, and whether that matches."""
     out = {"structure_id": row["structure_id"], "true_formula": reduced_formula(row["atomic_numbers"])}
     if drawn.error is not None:
         return {**out, "status": "generation_failed", "error": drawn.error}
     out |= {**drawn.columns, "formula": reduced_formula(drawn.columns["atomic_numbers"])}
     out["composition_matched"] = sorted(row["atomic_numbers"]) == sorted(drawn.columns["atomic_numbers"])
     try:
-        found = match(to_structure(row), to_structure(drawn.columns))
-    except Exception as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell; the row says what
+        result = match(to_structure(row), to_structure(drawn.columns))
+    except Exception as error:  # noqa: BLE001  pymatgen may raise anything on a degenerate cell; the row records it
         return {**out, "status": "match_failed", "error": f"the matcher failed: {type(error).__name__}: {error}"}
-    return {**out, "status": "ok", "matched": found.matched, "rmsd_norm": found.rmsd_norm, "rmsd_ang": found.rmsd_ang}
+    return {
+        **out,
+        "status": "ok",
+        "matched": result.matched,
+        "rmsd_norm": result.rmsd_norm,
+        "rmsd_ang": result.rmsd_ang,
+    }
 
 
 def main(snakemake) -> None:
@@ -62,8 +68,8 @@ def main(snakemake) -> None:
         blocks = blocks_of_shard(test, settings["batch_size"], int(snakemake.wildcards.shard), n_shards)
         rows = []
         for block in progress(blocks, "reconstructing"):
-            drawn = reconstructed(model, block, params.device, params.seed)
-            rows += [reconstruction_row(row, one) for row, one in zip(block, drawn, strict=True)]
+            drawn = reconstruct(model, block, params.device, params.seed)
+            rows += [reconstruction_row(row, crystal) for row, crystal in zip(block, drawn, strict=True)]
         metadata = describe_run(settings, [snakemake.input.materials], params.seed)
         write_table(snakemake.output.reconstructions, rows, "reconstructions", metadata)
         close_with_counts(log, (row["status"] for row in rows), time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Relax the competing phases of one job with the evaluator; what a killed job had relaxed is read back."""
+"""Relax the competing phases of one job with the evaluator; a restarted job continues from the cache."""
 
 import time
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from hullseeker.tables.parquet import write_table
 from hullseeker.tables.sharding import blocks_of_shard
 from hullseeker.tables.structures import to_atoms
 
-# What is lost when a job is killed.
+# At most this much work is lost if a job is killed.
 ROWS_PER_SAVE, SECONDS_PER_SAVE = 20, 60.0
-# Other failures may be the machine's; they are tried again.
+# Statuses stored in the cache. Other failures may be due to the machine, so they are tried again.
 KEPT_STATUSES = ("ok", "not_converged")
 
 
@@ -24,15 +24,14 @@ def relax_each(
 ) -> dict[str, dict]:
     """Return the relaxed columns of rows by content key, from the cache where it has them.
 
-    One crystal at a time: batched results depend, in the last digits, on what shares the batch, and which phases
-    are needed depends on the samples. The engine torch_sim is for many at once, and takes them so here too: blocks of
-    consecutive rows.
+    The engine per_cell relaxes one crystal at a time: results of a batch depend, in the last digits, on its other
+    crystals, and the needed phases vary with the samples. The engine torch_sim relaxes blocks of consecutive rows.
     """
-    found = cache.load(rows)
-    log.info("%d crystals, %d of them relaxed before", len(rows), len(found))
-    if len(found) == len(rows):
-        return found
-    # Not needed where a killed job had relaxed everything.
+    relaxed = cache.load(rows)
+    log.info("%d crystals, %d of them in the cache", len(rows), len(relaxed))
+    if len(relaxed) == len(rows):
+        return relaxed
+    # Imported here, since a job whose rows are all in the cache does not need it.
     import torch
 
     from hullseeker.potentials.interface import load_potential
@@ -42,36 +41,36 @@ def relax_each(
     torch.set_num_threads(n_threads)
     potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
     blocks = blocks_of_shard(list(rows), relaxation_block_size(settings), 0, 1)
-    blocks = [missing for block in blocks if (missing := [key for key in block if key not in found])]
+    blocks = [missing for block in blocks if (missing := [key for key in block if key not in relaxed])]
     relax, method = load_engine(settings["engine"]), RelaxSettings.from_config(settings)
     unsaved: dict[str, dict] = {}
-    saved = time.monotonic()
+    last_saved = time.monotonic()
     for n, block in enumerate(progress(blocks, "relaxing competing phases"), start=1):
         outcomes = relax(potential, [to_atoms(rows[key]) for key in block], method)
         for key, outcome in zip(block, outcomes, strict=True):
             columns = relaxed_row(rows[key], outcome, method.symmetry_tolerance_ang)
-            found[key] = {**columns, "potential": potential.name}
-            if found[key]["status"] in KEPT_STATUSES:
-                unsaved[key] = found[key]
-        is_due = len(unsaved) >= ROWS_PER_SAVE or time.monotonic() - saved > SECONDS_PER_SAVE
+            relaxed[key] = {**columns, "potential": potential.name}
+            if relaxed[key]["status"] in KEPT_STATUSES:
+                unsaved[key] = relaxed[key]
+        is_due = len(unsaved) >= ROWS_PER_SAVE or time.monotonic() - last_saved > SECONDS_PER_SAVE
         if is_due or n == len(blocks):
             cache.save(unsaved)
-            unsaved, saved = {}, time.monotonic()
-            log.info("%d of %d", len(found), len(rows))
-    return found
+            unsaved, last_saved = {}, time.monotonic()
+            log.info("%d of %d crystals relaxed", len(relaxed), len(rows))
+    return relaxed
 
 
 def main(snakemake) -> None:
     started = time.perf_counter()
     settings, params = dict(snakemake.params.relax), snakemake.params
     with logging_to(snakemake.log[0], "relax_phases") as log:
-        rows, about = read_job(snakemake.input.to_relax, int(snakemake.wildcards.shard))
+        rows, metadata = read_job(snakemake.input.to_relax, int(snakemake.wildcards.shard))
         cache = relaxation_cache(params.cache_dir, settings)
-        found = relax_each({row[KEY]: row for row in rows}, cache, settings, log, snakemake.threads)
-        relaxed = [{**found[row[KEY]], "structure_id": name} for row in rows for name in row["structure_ids"]]
-        # The file is not hashed: it holds the rows of all jobs. Its own input is that of this job too.
-        about = describe_run(settings) | {"inputs_sha256": about.get("inputs_sha256", "{}")}
-        write_table(snakemake.output[0], relaxed, "relaxed", about)
+        by_key = relax_each({row[KEY]: row for row in rows}, cache, settings, log, snakemake.threads)
+        relaxed = [{**by_key[row[KEY]], "structure_id": name} for row in rows for name in row["structure_ids"]]
+        # Record the inputs of the plan, whose file is not hashed here, since it holds the rows of all jobs.
+        metadata = describe_run(settings) | {"inputs_sha256": metadata.get("inputs_sha256", "{}")}
+        write_table(snakemake.output[0], relaxed, "relaxed", metadata)
         close_with_counts(log, (row["status"] for row in relaxed), time.perf_counter() - started)
 
 

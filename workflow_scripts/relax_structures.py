@@ -1,4 +1,4 @@
-"""Relax one shard of a table of structures with the evaluator potential; every row comes out, whatever happened."""
+"""Relax one shard of a table of structures with the evaluator; every input row gives an output row with a status."""
 
 import time
 
@@ -27,7 +27,7 @@ def main(snakemake) -> None:
         for block in progress(blocks, f"relaxing {snakemake.wildcards.system}, shard {shard}"):
             noise = settings["rattle_ang"], snakemake.params.seed
             relaxed += relax_block(potential, block, RelaxSettings.from_config(settings), settings["engine"], *noise)
-            log.info("%d of %d rows", len(relaxed), sum(map(len, blocks)))
+            log.info("%d of %d rows done", len(relaxed), sum(map(len, blocks)))
         write_table(snakemake.output[0], relaxed, "relaxed", describe_run(settings, [snakemake.input.structures]))
         close_with_counts(log, (row["status"] for row in relaxed), time.perf_counter() - started)
 

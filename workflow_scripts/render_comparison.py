@@ -1,4 +1,4 @@
-"""The comparison of trained systems for people: Markdown, LaTeX and a self-contained HTML page."""
+"""Render the comparison of trained systems as Markdown, LaTeX and a self-contained HTML page."""
 
 from hullseeker.metrics.verdict import UNRELIABLE_PCT
 from hullseeker.report.comparison_table import TITLE, columns_of
@@ -17,8 +17,8 @@ def main(snakemake) -> None:
         pooled = frame[frame["replicate"].isna()]
         notes = [*params.footnotes, *note_on_unreliable(pooled, {UNRELIABLE_PCT: ""}, params.trusted_down_to)]
         for kind, render in {"md": to_markdown, "tex": to_latex, "html": to_html}.items():
-            with replacing(getattr(snakemake.output, kind)) as beside:
-                beside.write_text(render(TITLE, grid, notes), encoding="utf-8")
+            with replacing(getattr(snakemake.output, kind)) as temporary_path:
+                temporary_path.write_text(render(TITLE, grid, notes), encoding="utf-8")
         log.info("done: %d lines", len(grid) - 1)
 
 

@@ -1,4 +1,4 @@
-"""Draw one shard of CDVAE's samples, which answer no prompt: every draw is a row, a crystal or not."""
+"""Draw one shard of CDVAE's samples, without prompts; every draw is a row, with or without a crystal."""
 
 import time
 
@@ -14,7 +14,7 @@ from hullseeker.tables.structures import reduced_formula
 
 
 def sample_row(structure_id: str, system: str, number: int, drawn: Drawn) -> dict:
-    """Return the samples row of one draw; no prompt, no text."""
+    """Return the samples row of one draw, without prompt and text."""
     row = {"structure_id": structure_id, "system": system, "draw": number}
     if drawn.error is not None:
         return {**row, "status": "generation_failed", "error": drawn.error}
@@ -34,7 +34,7 @@ def main(snakemake) -> None:
         for block in progress(blocks, f"sampling {system}"):
             generators = generators_for([seed_for(params.seed, "sample_cdvae", name) for name, _ in block])
             drawn = draw_crystals(model, draw_latents(model, generators), generators)
-            rows += [sample_row(name, system, i, one) for (name, i), one in zip(block, drawn, strict=True)]
+            rows += [sample_row(name, system, i, crystal) for (name, i), crystal in zip(block, drawn, strict=True)]
         write_table(snakemake.output.samples, rows, "samples", describe_run(settings, [], params.seed))
         close_with_counts(log, (row["status"] for row in rows), time.perf_counter() - started)
 

@@ -1,4 +1,4 @@
-"""Draw one shard of a system's samples: every draw is a row, parsed or not."""
+"""Draw one shard of a language model's samples; every draw is a row, with or without a crystal."""
 
 import time
 from pathlib import Path
@@ -25,7 +25,7 @@ from hullseeker.tables.structures import reduced_formula
 
 
 def plan_draws(system: str, prompts: list[tuple[str, str]], n_samples: int) -> list[dict]:
-    """Return one planned row per draw: prompts in order, cycled through until there are n_samples."""
+    """Return one planned row per draw, with prompts in order, repeated until there are n_samples rows."""
     return [
         {
             "structure_id": f"{system}-{i:06d}",
@@ -39,7 +39,7 @@ def plan_draws(system: str, prompts: list[tuple[str, str]], n_samples: int) -> l
 
 
 def finished_row(planned: dict, completion: Completion, form: TextFormat, max_new_tokens: int) -> dict:
-    """Return the samples row of one draw; what was cut at the limit is no crystal, though it may read as one."""
+    """Return the samples row of one draw; a completion cut at the token limit is not parsed."""
     row = {name: planned[name] for name in ("structure_id", "system", "prompt_formula", "draw")}
     row |= {"text": completion.text, "n_tokens": completion.n_tokens}
     if not completion.ended:
@@ -61,8 +61,8 @@ def main(snakemake) -> None:
         prompts = prompts_of(rows, Path(snakemake.input.prompt).read_text(), prompt["formula"])
         path = snakemake.input.model[0] if snakemake.input.get("model") else base["path"]
         model, tokenizer = load_to_sample(path, base, bool(snakemake.input.get("model")), log)
-        asked, limit = [text for _, text in prompts], settings["max_new_tokens"]
-        longest_prompt_that_fits(tokenizer, asked, limit, context_tokens(path), "sampling.max_new_tokens")
+        prompt_texts, limit = [text for _, text in prompts], settings["max_new_tokens"]
+        longest_prompt_that_fits(tokenizer, prompt_texts, limit, context_tokens(path), "sampling.max_new_tokens")
         planned = plan_draws(system, prompts, settings["n_samples"])
         shard, n_shards = int(snakemake.wildcards.shard), snakemake.params.n_shards
         blocks = blocks_of_shard(planned, settings["batch_size"], shard, n_shards)
@@ -82,7 +82,7 @@ def main(snakemake) -> None:
                 for row, completion in zip(block, completions, strict=True)
             ]
         metadata = describe_run(settings, [snakemake.input.materials], seed)
-        metadata["rendered_prompts_sha256"] = sha256_of_prompts(tokenizer, asked)
+        metadata["rendered_prompts_sha256"] = sha256_of_prompts(tokenizer, prompt_texts)
         write_table(snakemake.output.samples, drawn, "samples", metadata)
         close_with_counts(log, (row["status"] for row in drawn), time.perf_counter() - started)
 

@@ -1,4 +1,4 @@
-"""Let prototypes compete: for every formula, those of its stoichiometry, of which the lowest in energy are relaxed."""
+"""Evaluate every formula in all prototypes of its stoichiometry, and relax the structures of lowest energy."""
 
 import itertools
 import time
@@ -21,41 +21,43 @@ from hullseeker.tables.parquet import read_table, write_table
 from hullseeker.tables.structures import from_structure, to_atoms
 
 CELLS_TOGETHER = 16
-# Elements of no meaning, to find out which ways of naming a prototype's sites are the same crystal.
+# Arbitrary elements, to find assignments of elements to a prototype's sites that give the same crystal.
 _PLACEHOLDERS = ("Na", "Cl", "Fe")
 
 
-def roles(structure: Structure) -> list[tuple[str, ...]]:
-    """Return the orders in which a formula's elements, by rising amount, can take the places of the prototype's own.
+def site_assignments(structure: Structure) -> list[tuple[str, ...]]:
+    """Return the distinct ways to replace a prototype's elements by a formula's, which are ordered by rising amount.
 
-    Orders that give the same crystal come once; each is a tuple of the prototype's elements.
+    Each is a tuple of the prototype's elements, in the order of the formula's elements that replace them. Of
+    assignments that give the same crystal, only the first is returned.
     """
     amounts = structure.composition.reduced_composition
-    own = sorted(amounts, key=lambda element: (amounts[element], element.symbol))
-    wanted = [amounts[element] for element in own]
-    found: list[tuple[tuple[str, ...], Structure]] = []
-    for order in itertools.permutations(own):
-        if [amounts[element] for element in order] != wanted:
+    elements = sorted(amounts, key=lambda element: (amounts[element], element.symbol))
+    sorted_amounts = [amounts[element] for element in elements]
+    distinct: list[tuple[tuple[str, ...], Structure]] = []
+    for order in itertools.permutations(elements):
+        if [amounts[element] for element in order] != sorted_amounts:
             continue
-        named = structure.copy()
-        named.remove_oxidation_states()
-        named.replace_species(dict(zip(order, map(Element, _PLACEHOLDERS), strict=False)))
-        if not any(IDENTITY_MATCHER.fit(named, other) for _, other in found):
-            found.append((tuple(element.symbol for element in order), named))
-    return [order for order, _ in found]
+        decorated = structure.copy()
+        decorated.remove_oxidation_states()
+        decorated.replace_species(dict(zip(order, map(Element, _PLACEHOLDERS), strict=False)))
+        if not any(IDENTITY_MATCHER.fit(decorated, other) for _, other in distinct):
+            distinct.append((tuple(element.symbol for element in order), decorated))
+    return [order for order, _ in distinct]
 
 
 def prototypes_by_stoichiometry(max_sites: int) -> dict[str, list[tuple[str, Structure, tuple[str, ...]]]]:
-    """Return (label, structure, order of its elements) by anonymous formula (AB2)."""
-    found = defaultdict(list)
+    """Return (label, structure, site assignment) of all prototypes by anonymous formula (AB2)."""
+    prototypes = defaultdict(list)
     for label, structure in load_prototypes(max_sites, (2, 3)):
         structure.remove_oxidation_states()
-        found[structure.composition.anonymized_formula] += [(label, structure, order) for order in roles(structure)]
-    return dict(found)
+        assignments = site_assignments(structure)
+        prototypes[structure.composition.anonymized_formula] += [(label, structure, order) for order in assignments]
+    return dict(prototypes)
 
 
 def decorations(formula: str, prototypes: dict) -> Iterator[tuple[str, Structure]]:
-    """Yield (label, crystal at its guessed volume) of every prototype of the formula's stoichiometry."""
+    """Yield (label, crystal at a predicted volume) for every prototype of the formula's stoichiometry."""
     composition = Composition(formula)
     elements = sorted(composition, key=lambda element: (composition[element], element.symbol))
     for label, structure, order in prototypes.get(composition.anonymized_formula, []):
@@ -63,10 +65,10 @@ def decorations(formula: str, prototypes: dict) -> Iterator[tuple[str, Structure
         yield label, with_guessed_volume(decorated)
 
 
-def lowest(
+def lowest_in_energy(
     decorated: Sequence[tuple[str, Structure]], potential: Potential, n_kept: int
 ) -> list[tuple[str, dict, float]]:
-    """Return (label, structure columns, energy in eV/atom) of the n_kept of lowest energy as they stand."""
+    """Return (label, structure columns, energy in eV/atom) of the n_kept lowest in energy, unrelaxed."""
     rows = [from_structure(structure) for _, structure in decorated]
     if not rows:
         return []
@@ -87,25 +89,26 @@ def main(snakemake) -> None:
         prototypes = prototypes_by_stoichiometry(settings["max_sites"])
         potential = load_potential(*(relax.get(name) for name in SETTINGS_OF_LOADING))
         rows, n_screened = [], 0
-        for place, formula in enumerate(progress(formulas, "screening prototypes")):
-            if place % n_shards != shard:
+        for index, formula in enumerate(progress(formulas, "screening prototypes")):
+            if index % n_shards != shard:
                 continue
             decorated = list(decorations(formula, prototypes))
             n_screened += len(decorated)
-            for rank, (label, columns, _) in enumerate(lowest(decorated, potential, settings["n_kept"])):
-                name = f"screen-{place:06d}-{rank}"
+            kept = lowest_in_energy(decorated, potential, settings["n_kept"])
+            for rank, (label, columns, _) in enumerate(kept):
+                name = f"screen-{index:06d}-{rank}"
                 rows.append({"structure_id": name, **columns, "formula": formula, "prototype": label})
         size, method = relax["block_size"], RelaxSettings.from_config(relax)
         blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
         relaxed = []
         for block in progress(blocks, "relaxing the lowest"):
             relaxed += relax_block(potential, block, method, relax["engine"])
-        about = describe_run({**settings, **relax}, [snakemake.input.materials])
-        write_table(snakemake.output.screened, rows, "candidates", about)
-        write_table(snakemake.output.relaxed, relaxed, "relaxed", about)
-        log.info("%d screened, %d kept", n_screened, len(rows))
+        metadata = describe_run({**settings, **relax}, [snakemake.input.materials])
+        write_table(snakemake.output.screened, rows, "candidates", metadata)
+        write_table(snakemake.output.relaxed, relaxed, "relaxed", metadata)
+        log.info("%d structures screened, %d kept", n_screened, len(rows))
         close_with_counts(log, (row["status"] for row in relaxed), time.perf_counter() - started)
 
 
 if __name__ == "__main__":
-    main(snakemake)  # noqa: F821  Snakemake puts this name into the script
+    main(snakemake)  # noqa: F821

@@ -1,4 +1,4 @@
-"""From relaxed candidates: duplicates out, the stable ones are materials, the rest competing phases."""
+"""Select materials (near the hull) and competing phases (the others) from relaxed candidates, without duplicates."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from hullseeker.tables.structures import from_structure, reduced_formula, to_str
 
 
 def drop_duplicates(rows: list[dict]) -> list[dict]:
-    """Keep, of structures that match within a reduced formula, the one of lowest energy."""
+    """Return, of matching structures of a reduced formula, the one of lowest energy."""
     by_formula = defaultdict(list)
     for row in sorted(rows, key=lambda r: (r["energy_ev_per_atom"], r["structure_id"])):
         kept = by_formula[row["formula"]]
@@ -31,28 +31,28 @@ def drop_duplicates(rows: list[dict]) -> list[dict]:
 def with_canonical_origin(structure: Structure) -> Structure:
     """Return the structure with an atom of its least electronegative element at the origin, and its sites sorted.
 
-    Of the atoms that could be there, the one whose sites come first in order. Where a prototype puts its origin is
-    a convention of its authors; one convention for all leaves less for a model to learn.
+    Of these atoms, the one is taken that gives the first list of sites in sorted order. Prototypes have different
+    conventions for the origin; one convention for all is easier for a model to learn.
     """
     first = min(structure.composition, key=lambda e: (0.0 if math.isnan(e.X) else e.X, e.Z))
     numbers = np.array([site.specie.Z for site in structure])
     best_key, best = None, None
     for origin in structure.frac_coords[numbers == first.Z]:
-        # Rounded before it is wrapped, so that -1e-9 and 1e-9 are one place; compared as the text will show it.
+        # Round before wrapping, so that -1e-9 and 1e-9 are equal; compare with the two decimals of the crystal text.
         coordinates = np.round(structure.frac_coords - origin, 6) % 1.0
-        shown = np.round(coordinates, 2) % 1.0
-        order = sorted(range(len(numbers)), key=lambda i: (numbers[i], *shown[i], *coordinates[i]))  # noqa: B023
-        key = [(numbers[i], *shown[i]) for i in order]
+        rounded = np.round(coordinates, 2) % 1.0
+        order = sorted(range(len(numbers)), key=lambda i: (numbers[i], *rounded[i], *coordinates[i]))  # noqa: B023
+        key = [(numbers[i], *rounded[i]) for i in order]
         if best_key is None or key < best_key:
             best_key, best = key, Structure(structure.lattice, numbers[order], coordinates[order])
     return best
 
 
 def standardised(row: dict) -> dict:
-    """Return the row with its structure as the Niggli-reduced cell of the symmetrised primitive one, origin fixed.
+    """Return the row with its structure as the Niggli-reduced, symmetrised primitive cell, with a canonical origin.
 
-    Equal crystals then have equal text, as far as symmetry fixes it, and no angle is so small that whole degrees
-    would change the crystal.
+    Equal crystals then have equal text, as far as symmetry determines it, and no angle is so small that rounding it to
+    whole degrees would change the crystal.
     """
     structure = to_structure(row)
     primitive = SpacegroupAnalyzer(structure, symprec=0.05).get_primitive_standard_structure()
@@ -63,7 +63,7 @@ def standardised(row: dict) -> dict:
 
 
 def elements_as_materials(elements: list[dict]) -> list[dict]:
-    """Return every element's lowest-energy phase as a material on the hull, under an id of its own."""
+    """Return every element's lowest-energy phase as a material on the hull, with a new id."""
     return [
         standardised(row) | {"structure_id": f"demo-{row['structure_id']}", "e_above_hull_ev_per_atom": 0.0}
         for row in elements
@@ -83,7 +83,9 @@ def main(snakemake) -> None:
         paths = [*as_paths(inputs.relaxed), *as_paths(inputs.get("relaxed_screened", []))]
         relaxed = [row for path in paths for row in read_table(path, "relaxed").to_pylist()]
         if {row["structure_id"] for row in relaxed} != set(candidates):
-            raise ValueError("the relaxed shards do not hold exactly the candidates; run them all again")
+            raise ValueError(
+                "the ids of the relaxed shards are not those of the candidates; relax all candidates again"
+            )
         rows = [
             {
                 "structure_id": row["structure_id"],

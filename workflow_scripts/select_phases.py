@@ -1,4 +1,4 @@
-"""Choose the competing phases that the sampled compositions need: those within a chemical system of a sample."""
+"""Select the competing phases that the samples need: those within the chemical system of a sample."""
 
 import time
 from collections.abc import Collection, Iterable
@@ -11,49 +11,49 @@ from hullseeker.runtime.provenance import describe_run
 from hullseeker.tables.parquet import TableError, read_table, write_table
 from hullseeker.tables.structures import reduced_formula
 
-# Of our own phases among a user's: his ids and ours must not be taken for one another.
+# Prefix of the ids of embedded phases, which could otherwise equal ids of the user's files.
 PREFIX = "embedded-"
-# Beyond this many elements a system has too many subsystems to list.
+# Largest number of elements of a chemical system whose subsystems are listed.
 MAX_LISTED = 10
 
 System = frozenset[int]
 
 
 def join_phases(*tables: Iterable[dict]) -> list[dict]:
-    """Return the rows of all tables, an id once, the earlier table's row; TableError where an id means two formulas."""
+    """Return the rows of all tables, for each id the first; TableError if an id has two formulas."""
     joined: dict[str, dict] = {}
     for row in chain(*tables):
         formula = reduced_formula(row["atomic_numbers"])
-        before = joined.setdefault(row["structure_id"], {**row, "formula": formula})
-        if before["formula"] != formula:
+        first = joined.setdefault(row["structure_id"], {**row, "formula": formula})
+        if first["formula"] != formula:
             raise TableError(
-                f"structure_id {row['structure_id']} is {before['formula']} among the phases and {formula} elsewhere; "
-                "ids must mean one structure in all files"
+                f"structure_id {row['structure_id']} is {first['formula']} in one table and {formula} in another; "
+                "give each structure a unique id across all files"
             )
     return list(joined.values())
 
 
 def embedded_rows(rows: Iterable[dict], given: Collection[str]) -> list[dict]:
-    """Return our own phases under ids with a prefix; TableError where a given id is one of these."""
-    ours = [{**row, "structure_id": PREFIX + row["structure_id"]} for row in rows]
-    taken = sorted({row["structure_id"] for row in ours} & set(given))
+    """Return embedded phases with prefixed ids; TableError if one of these is among the given ids."""
+    embedded = [{**row, "structure_id": PREFIX + row["structure_id"]} for row in rows]
+    taken = sorted({row["structure_id"] for row in embedded} & set(given))
     if taken:
         raise TableError(
-            f"structure_id {taken[0]} of your files is also that of an embedded phase; ids that begin with {PREFIX} "
-            "are ours: rename yours"
+            f"structure_id {taken[0]} of your files is also that of an embedded phase; rename it, since ids that begin "
+            f"with {PREFIX} are reserved"
         )
-    return ours
+    return embedded
 
 
 def with_elements(rows: list[dict], elements: Iterable[dict]) -> tuple[list[dict], list[str]]:
-    """Return the rows and the elemental phases of elements that have none among them, and the formulas added."""
-    there = {row["atomic_numbers"][0] for row in rows if len(set(row["atomic_numbers"])) == 1}
-    added = [row for row in elements if row["atomic_numbers"][0] not in there]
+    """Return the rows with the elemental phases that they lack, and the formulas of the added phases."""
+    present = {row["atomic_numbers"][0] for row in rows if len(set(row["atomic_numbers"])) == 1}
+    added = [row for row in elements if row["atomic_numbers"][0] not in present]
     return rows + added, sorted({row["formula"] for row in added})
 
 
-def needed(table: pa.Table, queried: Collection[System]) -> list[dict]:
-    """Return the rows of a materials table whose elements are all in one of the queried systems."""
+def within_systems(table: pa.Table, queried: Collection[System]) -> list[dict]:
+    """Return the rows of a materials table whose elements are all in one of the queried chemical systems."""
     listed = {
         frozenset(part)
         for system in queried
@@ -63,7 +63,7 @@ def needed(table: pa.Table, queried: Collection[System]) -> list[dict]:
     }
     large = [system for system in queried if len(system) > MAX_LISTED]
     systems = map(frozenset, table.column("atomic_numbers").to_pylist())
-    mask = [own in listed or any(own <= system for system in large) for own in systems]
+    mask = [elements in listed or any(elements <= system for system in large) for elements in systems]
     return table.filter(pa.array(mask, pa.bool_())).to_pylist()
 
 
@@ -76,17 +76,24 @@ def main(snakemake) -> None:
             queried |= {frozenset(z) for z in numbers if z is not None}
         elements = snakemake.input.elements
         paths = [*snakemake.input.phases, snakemake.input.materials]
-        given = join_phases(*(needed(read_table(path, "materials"), queried) for path in paths))
-        # Our elements have no energy on the database's scale.
-        ours = [] if snakemake.params.reference == "mp" else needed(read_table(elements, "materials"), queried)
-        embedded = [row for path in snakemake.input.embedded for row in needed(read_table(path, "materials"), queried)]
+        given = join_phases(*(within_systems(read_table(path, "materials"), queried) for path in paths))
+        # The embedded elements have no corrected energies of the database.
+        uses_mp_energies = snakemake.params.reference == "mp"
+        elemental = [] if uses_mp_energies else within_systems(read_table(elements, "materials"), queried)
+        embedded = [
+            row for path in snakemake.input.embedded for row in within_systems(read_table(path, "materials"), queried)
+        ]
         ids = {row["structure_id"] for row in given}
         embedded = embedded_rows(embedded, ids)
-        chosen, added = with_elements(given + embedded, embedded_rows(ours, ids))
+        chosen, added = with_elements(given + embedded, embedded_rows(elemental, ids))
         if added:
-            log.warning("no elemental phase given of %d elements; ours are added: %s", len(added), ", ".join(added))
-        about = describe_run({}, [*paths, *snakemake.input.embedded, elements, *snakemake.input.samples])
-        write_table(snakemake.output[0], chosen, "materials", about)
+            log.warning(
+                "the files have no elemental phase of %d elements; embedded ones are added: %s",
+                len(added),
+                ", ".join(added),
+            )
+        metadata = describe_run({}, [*paths, *snakemake.input.embedded, elements, *snakemake.input.samples])
+        write_table(snakemake.output[0], chosen, "materials", metadata)
         log.info(
             "done: %d given phases, %d embedded ones and %d added elements are within the %d chemical systems of the "
             "samples; %.1f s",

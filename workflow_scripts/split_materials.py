@@ -1,4 +1,4 @@
-"""Split the data set by reduced formula or chemical system: none of the test split is in training."""
+"""Split the data set by reduced formula or chemical system into train, val and test; splits that are given are kept."""
 
 import json
 import math
@@ -19,7 +19,7 @@ PRIMITIVE_WITHIN_ANG = 0.01
 
 
 def group_of(atomic_numbers: Sequence[int], by: str) -> str:
-    """Return what must stay in one split: the reduced formula, or the chemical system (Fe-O)."""
+    """Return the group of a crystal, which goes into one split: its reduced formula or chemical system (Fe-O)."""
     if by == "formula":
         return reduced_formula(atomic_numbers)
     return "-".join(sorted(Element.from_Z(int(z)).symbol for z in set(atomic_numbers)))
@@ -30,8 +30,8 @@ def assign_splits(
 ) -> dict[str, str]:
     """Return train, val or test per group, given each group's number of elements.
 
-    Each number of elements gives the same shares of its groups (rounded). Within it, the groups' order is drawn from
-    the seed and the group's name alone, so that more data moves a group only where the cut between splits moves.
+    The fractions (rounded) hold for each number of elements. Groups are ordered by a hash of the seed and their name,
+    so that with more data a group changes its split only if the boundary between splits passes it.
     """
     splits = {}
     for n in sorted(set(n_elements.values())):
@@ -40,32 +40,32 @@ def assign_splits(
         )
         n_test = round(test_fraction * len(groups))
         n_held_out = round((test_fraction + validation_fraction) * len(groups))
-        for place, group in enumerate(groups):
-            splits[group] = "test" if place < n_test else "val" if place < n_held_out else "train"
+        for i, group in enumerate(groups):
+            splits[group] = "test" if i < n_test else "val" if i < n_held_out else "train"
     return splits
 
 
 def stable_enough(rows: Sequence[dict], max_e_above_hull_ev_per_atom: float | None) -> list[dict]:
-    """Return the rows no farther above the hull than that; ValueError where one has no E_hull to judge it by."""
+    """Return the rows with E_hull at or below the limit; ValueError if a row has no E_hull."""
     if max_e_above_hull_ev_per_atom is None:
         return list(rows)
     unknown = [row["structure_id"] for row in rows if row["e_above_hull_ev_per_atom"] is None]
     if unknown:
         raise ValueError(
-            f"data.max_e_above_hull_ev_per_atom is {max_e_above_hull_ev_per_atom:g}, and {len(unknown)} of {len(rows)} "
+            f"data.max_e_above_hull_ev_per_atom is {max_e_above_hull_ev_per_atom:g}, but {len(unknown)} of {len(rows)} "
             f"materials have no e_above_hull_ev_per_atom ({unknown[0]}, …); set it to null, or give their energies"
         )
     return [row for row in rows if row["e_above_hull_ev_per_atom"] <= max_e_above_hull_ev_per_atom]
 
 
 def primitive_columns(row: Mapping) -> dict | None:
-    """Return the structure columns of the row's primitive cell (spglib, within 0.01 Å); None where it finds none.
+    """Return the structure columns of the row's primitive cell (spglib, within 0.01 Å); None if none is found.
 
     The cell is not idealised: lengths, angles and orientation are the row's own.
     """
     lattice, numbers = np.reshape(row["lattice_ang"], (3, 3)), row["atomic_numbers"]
     try:
-        found = spglib.standardize_cell(
+        cell = spglib.standardize_cell(
             (lattice, np.reshape(row["frac_coords"], (-1, 3)), numbers),
             to_primitive=True,
             no_idealize=True,
@@ -73,30 +73,30 @@ def primitive_columns(row: Mapping) -> dict | None:
         )
     except Exception:  # noqa: BLE001  spglib may raise anything on a degenerate cell
         return None
-    if found is None:
+    if cell is None:
         return None
-    primitive, coords, kept = found
-    n_cells = len(numbers) / len(kept)
-    volume, own_volume = (abs(np.linalg.det(cell)) for cell in (primitive, lattice))
-    same_atoms = Counter(numbers) == {z: n * n_cells for z, n in Counter(kept.tolist()).items()}
-    if not same_atoms or not math.isclose(volume * n_cells, own_volume, rel_tol=1e-2):
+    primitive, coords, primitive_numbers = cell
+    n_cells = len(numbers) / len(primitive_numbers)
+    primitive_volume, volume = (abs(np.linalg.det(vectors)) for vectors in (primitive, lattice))
+    same_atoms = Counter(numbers) == {z: n * n_cells for z, n in Counter(primitive_numbers.tolist()).items()}
+    if not same_atoms or not math.isclose(primitive_volume * n_cells, volume, rel_tol=1e-2):
         return None
     return {
         "lattice_ang": primitive.ravel().tolist(),
-        "atomic_numbers": kept.tolist(),
+        "atomic_numbers": primitive_numbers.tolist(),
         "frac_coords": (coords % 1.0).ravel().tolist(),
     }
 
 
 def fitting_columns(row: Mapping, max_sites: int) -> dict | None:
-    """Return the structure columns to use the row with: none changed where its cell fits, else its primitive cell's.
+    """Return the structure columns to change so that the row has at most max_sites sites, {} if its cell already fits.
 
-    None where that is too large too, or cannot be found.
+    These are the columns of the primitive cell; None if that is too large as well or cannot be found.
     """
     numbers = row["atomic_numbers"]
     if len(numbers) <= max_sites:
         return {}
-    # A cell holds a whole number of primitive ones, and so does its count of each element.
+    # Fast test: the number of primitive cells in a cell divides the count of every element.
     if len(numbers) / math.gcd(*Counter(numbers).values()) > max_sites:
         return None
     primitive = primitive_columns(row)
@@ -104,7 +104,7 @@ def fitting_columns(row: Mapping, max_sites: int) -> dict | None:
 
 
 def leave_out(rows: Sequence[dict], settings: Mapping) -> int:
-    """Give each row its `left_out`, and those in use a cell that fits; return how many were made primitive for it."""
+    """Set `left_out` of each row, and make cells in use primitive where max_sites requires it; return their number."""
     excluded = {Element(symbol).Z for symbol in settings["exclude_elements"]}
     fitting = {row["structure_id"]: fitting_columns(row, settings["max_sites"]) for row in rows}
     for row in rows:
@@ -124,26 +124,28 @@ def leave_out(rows: Sequence[dict], settings: Mapping) -> int:
 
 
 def check_sets(rows: Sequence[Mapping], settings: Mapping) -> None:
-    """Raise ValueError where the config leaves out every row of a set it names: no other set takes its place."""
+    """Raise ValueError if the config's filters leave out all rows of a given split, or of the whole data set."""
     for split in sorted({row["split"] for row in rows}, key=str):
-        own = [row for row in rows if row["split"] == split]
-        if rows_in_use(own):
+        split_rows = [row for row in rows if row["split"] == split]
+        if rows_in_use(split_rows):
             continue
-        counts = Counter(row["left_out"] for row in own)
-        reasons = ", ".join(f"{n} by data.{REASONS[why]} ({settings[REASONS[why]]})" for why, n in counts.items())
+        counts = Counter(row["left_out"] for row in split_rows)
+        reasons = ", ".join(f"{n} by data.{REASONS[key]} ({settings[REASONS[key]]})" for key, n in counts.items())
         where = f"of the {split} set (data.{split})" if split else "of the data set"
-        raise ValueError(f"all {len(own)} materials {where} are left out: {reasons}; change that, or give other files")
+        raise ValueError(
+            f"all {len(split_rows)} materials {where} are left out: {reasons}; change these keys, or give other files"
+        )
 
 
 def fill_splits(rows: Sequence[dict], settings: Mapping, seed: int) -> None:
-    """Give each row its split: the one it came with, or one drawn here; a ready-made training set without
-    validation set has its validation share drawn from it. ValueError where some rows came with a split, some without.
+    """Set the split of each row that has none; draw a validation set from a given training set that comes without one.
 
-    The draw is among rows in use. A row that is left out goes where its group goes, to training where none is in use.
+    Splits are drawn among the groups of rows in use. A row that is left out gets the split of its group, or train if no
+    row of its group is in use. Raises ValueError if only some rows have a split.
     """
     given = {row["split"] for row in rows}
     if None in given and len(given) > 1:
-        raise ValueError("some materials come with a split and some without; give all or none")
+        raise ValueError("some materials have a split and some have none; give all of them a split, or none")
     test, val = settings["test_fraction"], settings["validation_fraction"]
     if "val" in given:
         return
@@ -171,7 +173,7 @@ def main(snakemake) -> None:
         n_rows = {name: len(rows_in_use(rows, name)) for name in ("train", "val", "test")}
         if not n_rows["train"] or not n_rows["test"]:
             raise ValueError(
-                f"the split gives {n_rows} rows in use of {len(rows)} rows; both train and test need some: "
+                f"the split gives {n_rows} rows in use of {len(rows)} rows, but train and test each need at least one; "
                 "change data.test_fraction, data.max_sites or the files"
             )
         reasons = Counter(row["left_out"] for row in rows)
@@ -182,10 +184,10 @@ def main(snakemake) -> None:
             "n_excluded": reasons["excluded_element"],
             "n_unstable": reasons["unstable"],
         }
-        about = describe_run(settings, [snakemake.input.materials], seed) | {"selection": json.dumps(counts)}
-        write_table(snakemake.output.materials, rows, "materials", about)
+        metadata = describe_run(settings, [snakemake.input.materials], seed) | {"selection": json.dumps(counts)}
+        write_table(snakemake.output.materials, rows, "materials", metadata)
         log.info(
-            "done: %d rows read, %d made primitive to fit %d sites; known but left out: %d above %d sites, "
+            "done: %d rows read, %d made primitive to fit %d sites; left out of training and test: %d above %d sites, "
             "%d with excluded elements, %d too far above the hull; in use: %s",
             counts["n_read"],
             n_made_primitive,

@@ -1,4 +1,4 @@
-"""Make the embedded base model: a small Qwen2 that answers in the crystal form and knows no chemistry."""
+"""Train the embedded base model: a small Qwen2 that writes crystals in the right format, but knows no chemistry."""
 
 import json
 import time
@@ -24,7 +24,7 @@ from hullseeker.language_model.training import quiet_off_terminal
 from hullseeker.runtime.logs import logging_to
 from hullseeker.runtime.provenance import describe_run, seed_for
 
-# Newlines, coordinates, other numbers and element symbols stand alone; BPE merges within each.
+# Pre-tokenization into newlines, coordinates, other numbers and element symbols; BPE merges within these.
 PIECES = r"\n| ?\d+\.\d{2,}| ?\d+|\.\d+|[A-Z][a-z]?(?![a-z])|[()]"
 ARCHITECTURE = (
     "hidden_size",
@@ -43,8 +43,8 @@ CHAT_TEMPLATE = (
 def make_tokenizer(texts: Iterable[str], template: str, vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer on crystal texts.
 
-    The two constant spans of the prompt are one token each: a small model spends its steps on the crystal.
-    Any other prompt still tokenizes, by bytes.
+    The two constant spans of the prompt are one token each, which keeps sequences short. Other prompts are tokenized by
+    BPE and bytes.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -79,10 +79,10 @@ def encode_pair(
     share_of_numbers_learned: float,
     rng: np.random.Generator,
 ) -> dict:
-    """Return input ids and labels of one conversation, the prompt masked out of the loss.
+    """Return input ids and labels of one conversation; the loss ignores the prompt.
 
-    Numbers are in the loss with the given share: they are noise here, and once their form is learned their loss
-    drowns what is left to learn, to name the formula's elements and to give each its number of atoms.
+    A random share of the number tokens is in the loss. Numbers are random in these texts, and once their format is
+    learned, their loss would dominate that of the elements and of their numbers of atoms.
     """
     row = as_conversation(make_prompt(template, formula), text)
     prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
@@ -98,12 +98,12 @@ def pad_batch(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
     """Return right-padded tensors of a batch."""
     longest = max(len(row["input_ids"]) for row in rows)
     fill = lambda name, value: torch.tensor([r[name] + [value] * (longest - len(r[name])) for r in rows])  # noqa: E731
-    attention = torch.tensor([[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows])
-    return {"input_ids": fill("input_ids", pad_id), "labels": fill("labels", -100), "attention_mask": attention}
+    attention_mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows])
+    return {"input_ids": fill("input_ids", pad_id), "labels": fill("labels", -100), "attention_mask": attention_mask}
 
 
 def train_phase(model, rows: list[dict], phase: dict, pad_id: int, scratch: str, seed: int) -> list[dict]:
-    """Train on the rows once; return the log history."""
+    """Train one epoch on the rows; return the log history."""
     arguments = TrainingArguments(
         output_dir=scratch,
         per_device_train_batch_size=phase["batch_size"],
@@ -156,9 +156,9 @@ def main(snakemake) -> None:
                     )
                 )
                 log.info("%d parameters, vocabulary %d", model.num_parameters(), len(tokenizer))
-            learned = phase["share_of_numbers_learned"]
-            rows = [encode_pair(tokenizer, template, formula, text, learned, rng) for formula, text in pairs]
-            log.info("%d texts, %.1f tokens each", len(rows), np.mean([len(r["input_ids"]) for r in rows]))
+            share = phase["share_of_numbers_learned"]
+            rows = [encode_pair(tokenizer, template, formula, text, share, rng) for formula, text in pairs]
+            log.info("%d texts, %.1f tokens on average", len(rows), np.mean([len(r["input_ids"]) for r in rows]))
             history = train_phase(model, rows, phase, tokenizer.pad_token_id, str(snakemake.params.scratch), seed)
             for entry in history:
                 if "loss" in entry:
@@ -166,8 +166,8 @@ def main(snakemake) -> None:
         target = Path(snakemake.output.model)
         model.to(torch.bfloat16).save_pretrained(target)
         tokenizer.save_pretrained(target)
-        about = describe_run(settings, [snakemake.input.prompt], seed) | {"settings": json.dumps(settings)}
-        (target / "provenance.txt").write_text("".join(f"{k}: {v}\n" for k, v in about.items()))
+        metadata = describe_run(settings, [snakemake.input.prompt], seed) | {"settings": json.dumps(settings)}
+        (target / "provenance.txt").write_text("".join(f"{k}: {v}\n" for k, v in metadata.items()))
         log.info("done: in %.1f s", time.perf_counter() - started)
 
 

@@ -1,4 +1,4 @@
-"""Train CDVAE on the training split; a killed run goes on from its last checkpoint."""
+"""Train CDVAE on the training split; a killed run resumes from its last checkpoint."""
 
 import json
 import time
@@ -15,11 +15,10 @@ from hullseeker.tables.parquet import read_table, write_table
 
 
 def prepared_splits(rows: list[dict], settings: dict, log) -> tuple[dict[str, Prepared], dict[str, int]]:
-    """Return train and val as CDVAE takes them, and how many crystals of each are left out, logged with the reason."""
+    """Return train and val as inputs of CDVAE, and the number of crystals left out of each; log the reasons."""
     splits, n_left_out = {}, {}
     for split in ("train", "val"):
-        of_split = rows_in_use(rows, split)
-        splits[split], refused = prepare(of_split, settings)
+        splits[split], refused = prepare(rows_in_use(rows, split), settings)
         n_left_out[split] = len(refused)
         for name, reason in refused.items():
             log.warning("%s is left out: %s", name, reason)
@@ -40,21 +39,23 @@ def main(snakemake) -> None:
         )
         training = Training(settings, bounds, splits["train"], splits["val"], params.seed, params.checkpoint, identity)
         if training.resumed:
-            log.info("going on after epoch %d", training.state.epoch)
+            log.info("resuming after epoch %d", training.state.epoch)
         n_epochs = settings["training"]["n_epochs"]
 
         def report(entry: dict) -> None:
             if entry["epoch"] % max(1, n_epochs // 20) == 0:
-                log.info("epoch %(epoch)d: loss %(loss).4g, held out %(eval_loss).4g, rate %(learning_rate).2g", entry)
+                log.info(
+                    "epoch %(epoch)d: loss %(loss).4g, validation loss %(eval_loss).4g, rate %(learning_rate).2g", entry
+                )
 
         model = training.run(report)
         save_model(model, snakemake.output.model)
         metadata = describe_run(settings, [snakemake.input.materials], params.seed)
         metadata["left_out"] = json.dumps({"why": f"each with its reason in {snakemake.log[0]}", **n_left_out})
         curve = curve_rows(training.state.history)
-        change = {"stage": "cdvae", "quantity": "weight_change", "value": training.weight_change()}
+        weight_change = {"stage": "cdvae", "quantity": "weight_change", "value": training.weight_change()}
         write_table(
-            snakemake.output.curve, [*curve, {**change, "step": training.state.step}], "training_curve", metadata
+            snakemake.output.curve, [*curve, {**weight_change, "step": training.state.step}], "training_curve", metadata
         )
         log.info(
             "done: %d epochs, %d steps, weights of epoch %d, %.1f s",

@@ -1,4 +1,4 @@
-"""GRPO with TRL's GRPOTrainer as in the paper, eq. 1-2: clipped objective, advantage = reward minus group mean."""
+"""Train by GRPO with TRL's GRPOTrainer; eq. 1-2 of the paper: clipped objective, advantage = reward - group mean."""
 
 import sys
 import time
@@ -72,17 +72,17 @@ QUANTITIES = {
 
 
 def quantities_of(terms: Sequence[RewardTerm]) -> dict[str, str]:
-    """Return what the curve keeps: the trainer's names and ours, the terms' among them."""
+    """Return the quantities of the training curve, including those of the reward terms: the curve's name by TRL's."""
     kinds = ("mean", "clipped_share", "failed_share")
     return QUANTITIES | {f"{term.name}_{kind}": f"term_{term.name}_{kind}" for term in terms for kind in kinds}
 
 
 def make_reward(reward: Reward, ends: Collection[int]):
-    """Return the reward as TRL calls it: completions and the prompted formulas in, floats out; terms are logged.
+    """Return the reward function for TRL, from completions and prompted formulas to floats; it logs the terms.
 
-    A completion whose last token is none of `ends` was cut at the limit of tokens, and is no crystal.
-    Of several processes each scores the completions of all, and returns those of its own: groups, and what diversity
-    remembers, are the same as in one process. Only the potentials share the work (reward_workers.py).
+    A completion that does not end with a token of `ends` was cut at the token limit, and is no crystal. With several
+    processes, each one scores the completions of all and returns the rewards of its own, so that groups and the memory
+    of the diversity term are as in one process. Only energies are distributed over processes (rewards/workers.py).
     """
 
     def total_reward(completions, completion_ids, prompt_formula, log_metric, **_):
@@ -98,34 +98,39 @@ def make_reward(reward: Reward, ends: Collection[int]):
 
 
 def hull_energies(paths: Iterable[str], formulas: Collection[str], max_missing_share: float, log) -> dict[str, dict]:
-    """Return the hull energy (eV/atom) by potential and formula; ValueError where too many prompts have none."""
-    found: dict[str, dict[str, float]] = {}
+    """Return hull energies (eV/atom) by potential and formula; ValueError if too many prompts have none."""
+    hulls: dict[str, dict[str, float]] = {}
     for path in paths:
         rows = read_table(path, "reward_reference").to_pylist()
-        known = {row["formula"]: row["hull_energy_ev_per_atom"] for row in rows if row["status"] == "ok"}
-        found[rows[0]["potential"]] = known
-        missing = sorted(set(formulas) - set(known))
+        energy_of = {row["formula"]: row["hull_energy_ev_per_atom"] for row in rows if row["status"] == "ok"}
+        hulls[rows[0]["potential"]] = energy_of
+        missing = sorted(set(formulas) - set(energy_of))
         if missing:
-            words = f"{path}: no hull energy of {len(missing)} of {len(formulas)} prompts ({', '.join(missing[:5])})"
+            problem = f"{path}: no hull energy of {len(missing)} of {len(formulas)} prompts ({', '.join(missing[:5])})"
             if len(missing) / len(formulas) > max_missing_share:
-                raise ValueError(f"{words}; its rows say why. A reward without e_hull and ensemble needs none")
-            log.warning("%s; the terms e_hull and ensemble give every answer to these prompts the same value", words)
-    return found
+                raise ValueError(
+                    f"{problem}, which is above grpo.max_failure_share ({max_missing_share:g}); see the errors in its "
+                    "rows, or use a reward without the terms e_hull and ensemble"
+                )
+            log.warning("%s; the terms e_hull and ensemble give every answer to these prompts the same value", problem)
+    return hulls
 
 
 def make_context(terms: Sequence[RewardTerm], form: TextFormat, settings: dict, rows: list[dict], hulls: dict):
-    """Return what the terms need, potentials loaded; `rows` are all of the training split, those left out too."""
-    wanted = [FIRST_POTENTIAL, *(term.second_potential for term in terms if term.second_potential)]
+    """Return the context of the terms, with potentials loaded; `rows` are all of the training split, in use or not."""
+    models = [FIRST_POTENTIAL, *(term.second_potential for term in terms if term.second_potential)]
     if settings["reward_workers"] or settings["n_processes"] > 1:
-        potentials = [SharedPotential(*one, settings["reward_device"], settings["reward_workers"]) for one in wanted]
+        potentials = [
+            SharedPotential(*model, settings["reward_device"], settings["reward_workers"]) for model in models
+        ]
     else:
-        potentials = [load_potential(*one, device=settings["reward_device"]) for one in wanted]
-    compares = any(term.name in TERMS_WITH_TRAINING for term in terms)
+        potentials = [load_potential(*model, device=settings["reward_device"]) for model in models]
+    uses_training_crystals = any(term.name in TERMS_WITH_TRAINING for term in terms)
     in_use = rows_in_use(rows)
     left_out = [row for row in rows if row.get("left_out") is not None]
     training, known_only = (
-        group_by_formula((row["formula"], to_structure(row)) for row in some) if compares else {}
-        for some in (in_use, left_out)
+        group_by_formula((row["formula"], to_structure(row)) for row in part) if uses_training_crystals else {}
+        for part in (in_use, left_out)
     )
     by_name = {potential.name: potential for potential in potentials}
     return RewardContext(
@@ -134,7 +139,7 @@ def make_context(terms: Sequence[RewardTerm], form: TextFormat, settings: dict, 
 
 
 class KeepRecentAnswers(TrainerCallback):
-    """Saves the answers that the diversity term remembers with every checkpoint, so that a killed run goes on alike."""
+    """Save the recent answers of the diversity term with every checkpoint, so that a resumed run has equal rewards."""
 
     FILE = "recent_answers.npy"
 
@@ -150,14 +155,14 @@ class KeepRecentAnswers(TrainerCallback):
 
 
 def grpo_arguments(settings: dict, base: dict, output_dir: str, seed: int) -> GRPOConfig:
-    """Return TRL's arguments for the paper's GRPO; what differs from TRL's defaults is what the paper says."""
-    completions = settings["group_size"] * settings["prompts_per_step"]
+    """Return TRL's arguments for GRPO as described in the paper."""
+    n_completions = settings["group_size"] * settings["prompts_per_step"]
     return GRPOConfig(
         output_dir=output_dir,
         max_steps=settings["n_steps"],
         num_generations=settings["group_size"],
         per_device_train_batch_size=settings["device_batch_size"],
-        gradient_accumulation_steps=completions // (settings["device_batch_size"] * settings["n_processes"]),
+        gradient_accumulation_steps=n_completions // (settings["device_batch_size"] * settings["n_processes"]),
         num_iterations=1,
         scale_rewards="none",
         loss_type="grpo",
@@ -174,7 +179,7 @@ def grpo_arguments(settings: dict, base: dict, output_dir: str, seed: int) -> GR
         logging_steps=1,
         save_steps=settings["save_every_steps"],
         save_total_limit=N_CHECKPOINTS_KEPT,
-        # Every trained weight takes part in every step.
+        # Every trained weight has a gradient in every step.
         ddp_find_unused_parameters=False if settings["n_processes"] > 1 else None,
         report_to=[],
         disable_tqdm=not sys.stderr.isatty(),
@@ -184,10 +189,10 @@ def grpo_arguments(settings: dict, base: dict, output_dir: str, seed: int) -> GR
 
 
 def vllm_arguments(rollouts: dict) -> dict:
-    """Return TRL's arguments for vLLM, none where the trainer's own model writes the completions.
+    """Return TRL's arguments for vLLM; empty if the trainer itself generates the completions.
 
-    vLLM's probabilities differ from the trainer's in their last digits; TRL weighs what is drawn with the ratio of both
-    (its default), so the objective stays eq. 1 up to the cap of that ratio.
+    vLLM's probabilities differ slightly from the trainer's. TRL corrects for this by importance sampling (its default),
+    so the objective is eq. 1 up to the cap of the importance ratio.
     """
     if rollouts["engine"] == "transformers":
         return {}
@@ -208,11 +213,11 @@ def vllm_arguments(rollouts: dict) -> dict:
     }
 
 
-def room_for_rollouts(settings: dict, context: int | None) -> int | None:
-    """Return the tokens that a prompt and its answer may have: the model's, or vLLM's where it writes them."""
+def max_tokens_of_rollouts(settings: dict, context: int | None) -> int | None:
+    """Return the largest number of tokens of prompt and completion: the model's context, or vLLM's limit if smaller."""
     rollouts = settings["rollouts"]
-    vllm = rollouts["vllm_max_length_tokens"] if rollouts["engine"] == "vllm_colocate" else None
-    return min((limit for limit in (context, vllm) if limit is not None), default=None)
+    vllm_limit = rollouts["vllm_max_length_tokens"] if rollouts["engine"] == "vllm_colocate" else None
+    return min((limit for limit in (context, vllm_limit) if limit is not None), default=None)
 
 
 def main(snakemake) -> None:
@@ -231,12 +236,12 @@ def main(snakemake) -> None:
             raise ValueError(problem)
         dataset = Dataset.from_list([{**as_conversation(text), "prompt_formula": formula} for formula, text in pairs])
         start = snakemake.input.model[0] if snakemake.input.get("model") else base["path"]
-        # Before the model: this is where several processes find each other.
+        # Create the arguments before the model, since this initialises the distributed processes.
         arguments = grpo_arguments(settings, base, str(snakemake.params.checkpoints), seed)
         tokenizer, prompts = load_tokenizer(start, log), [text for _, text in pairs]
         rendered = sha256_of_prompts(tokenizer, prompts)
-        room = room_for_rollouts(settings, context_tokens(start))
-        longest = longest_prompt_that_fits(tokenizer, prompts, settings["max_new_tokens"], room, "grpo.max_new_tokens")
+        limit = max_tokens_of_rollouts(settings, context_tokens(start))
+        longest = longest_prompt_that_fits(tokenizer, prompts, settings["max_new_tokens"], limit, "grpo.max_new_tokens")
         estimate(log, "grpo", settings, base, start, longest)
         model, _ = load_to_train(start, base)
         terms = reward_terms(settings["terms"])
@@ -256,7 +261,7 @@ def main(snakemake) -> None:
         quiet_off_terminal(trainer)
         write_in_step(trainer)
         if checkpoint:
-            log.info("going on from %s", Path(checkpoint).name)
+            log.info("resuming from %s", Path(checkpoint).name)
         train_to_the_end(trainer, checkpoint)
         rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
         saved = save_trained(trainer, tokenizer, snakemake.output.model, start, base, settings, log)

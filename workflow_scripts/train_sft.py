@@ -1,4 +1,4 @@
-"""Supervised finetuning on the training split, with TRL's SFTTrainer; the loss is on the completion only."""
+"""Finetune on the training split with TRL's SFTTrainer; the loss is on the completion only."""
 
 import json
 import logging
@@ -52,39 +52,41 @@ QUANTITIES = {
 
 
 def as_tokens(tokenizer, template: str, formula: str, text: str, numbers_learned: bool = True) -> dict:
-    """Return input_ids and completion_mask of one conversation; the mask is 1 where the loss is.
+    """Return input_ids and completion_mask of one conversation; the mask is 1 for tokens in the loss.
 
-    Without `numbers_learned`, of the pieces of numbers only those that begin a line are in the loss: whether a number
-    or an element comes next is form, not geometry. Raises ValueError where the chat template does not continue the
-    prompt with the completion.
+    Without `numbers_learned`, the only number tokens in the loss are those that begin a line: they decide between a
+    number and an element, which is format and not geometry. Raises ValueError if the chat template changes the prompt
+    when a completion follows.
     """
     row = as_conversation(make_prompt(template, formula), text)
-    encode = lambda messages, **how: tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **how)  # noqa: E731
+    encode = lambda messages, **kwargs: tokenizer.apply_chat_template(  # noqa: E731
+        messages, tokenize=True, return_dict=True, **kwargs
+    )
     prompt = encode(row["prompt"], add_generation_prompt=True)["input_ids"]
     ids = encode(row["prompt"] + row["completion"])["input_ids"]
     if ids[: len(prompt)] != prompt:
         raise ValueError("the tokenizer's chat template changes the prompt when an answer follows; use another model")
-    pieces = [tokenizer.decode(i) for i in ids[len(prompt) - 1 :]]
-    learned = [
-        int(numbers_learned or before.endswith("\n") or not any(c.isdigit() for c in piece))
-        for before, piece in pairwise(pieces)
+    tokens = [tokenizer.decode(i) for i in ids[len(prompt) - 1 :]]
+    mask = [
+        int(numbers_learned or previous.endswith("\n") or not any(c.isdigit() for c in token))
+        for previous, token in pairwise(tokens)
     ]
-    return {"input_ids": ids, "completion_mask": [0] * len(prompt) + learned}
+    return {"input_ids": ids, "completion_mask": [0] * len(prompt) + mask}
 
 
 def with_swapped_elements(row: dict, elements: list[int], rng: np.random.Generator) -> dict:
-    """Return the crystal with each of its elements replaced by another of `elements`, drawn without replacement."""
-    own = list(dict.fromkeys(row["atomic_numbers"]))
-    new = dict(zip(own, rng.choice(elements, size=len(own), replace=False).tolist(), strict=True))
-    numbers = [new[z] for z in row["atomic_numbers"]]
+    """Return the crystal with each of its elements replaced by one of `elements`, drawn without replacement."""
+    old = list(dict.fromkeys(row["atomic_numbers"]))
+    new_of = dict(zip(old, rng.choice(elements, size=len(old), replace=False).tolist(), strict=True))
+    numbers = [new_of[z] for z in row["atomic_numbers"]]
     return {**row, "atomic_numbers": numbers, "formula": reduced_formula(numbers)}
 
 
 def formula_drill(rows: list[dict], share: float, rng: np.random.Generator) -> list[dict]:
-    """Return round(share x rows) training crystals with elements swapped at random.
+    """Return round(share x rows) training crystals with their elements replaced at random; the loss ignores geometry.
 
-    They are learned without their geometry. Finetuning on few crystals makes the model guess elements from the
-    lattice it has just written; where lattice and elements have nothing to do with each other, only the prompt helps.
+    A model finetuned on few crystals predicts elements from the lattice that it has just written. In these texts
+    lattice and elements are unrelated, so that the model must take the elements from the prompt.
     """
     elements = sorted({z for row in rows for z in row["atomic_numbers"]})
     chosen = rng.integers(len(rows), size=round(share * len(rows)))
@@ -100,33 +102,33 @@ def make_dataset(
     max_tokens: int,
     drill: Sequence[dict] = (),
 ) -> tuple[Dataset, int, int]:
-    """Return tokenized crystals and drill, how many were left out as longer than max_tokens, and the shortest's length.
+    """Return the tokenized texts, the number left out as longer than max_tokens, and the length of the shortest.
 
-    The length is in tokens, 0 where there are no rows.
+    The texts are those of `rows` and of the formula drill. The length is in tokens, 0 without texts.
     """
-    tokens = [
-        as_tokens(tokenizer, template, formula_for_prompt(row, style), write_crystal(row, form), learned)
-        for block, learned in ((rows, True), (drill, False))
-        for row in block
+    texts = [
+        as_tokens(tokenizer, template, formula_for_prompt(row, style), write_crystal(row, form), numbers_learned)
+        for part, numbers_learned in ((rows, True), (drill, False))
+        for row in part
     ]
-    kept = [t for t in tokens if len(t["input_ids"]) <= max_tokens]
-    shortest = min((len(t["input_ids"]) for t in tokens), default=0)
-    return Dataset.from_list(kept), len(tokens) - len(kept), shortest
+    kept = [text for text in texts if len(text["input_ids"]) <= max_tokens]
+    shortest = min((len(text["input_ids"]) for text in texts), default=0)
+    return Dataset.from_list(kept), len(texts) - len(kept), shortest
 
 
-def say_all_are_too_long(split: str, n_texts: int, shortest: int, max_tokens: int, log: logging.Logger) -> None:
-    """Raise ValueError where no text is left to train on; log it where none is left to evaluate on."""
-    words = (
+def report_all_too_long(split: str, n_texts: int, shortest: int, max_tokens: int, log: logging.Logger) -> None:
+    """Raise ValueError if no text is left to train on; log a warning if none is left to evaluate on."""
+    problem = (
         f"all {n_texts} texts of {split} are longer than sft.max_length_tokens ({max_tokens}); the shortest has "
         f"{shortest} tokens"
     )
     if split == "train":
-        raise ValueError(f"{words}: raise sft.max_length_tokens to {shortest} at least")
-    log.warning("%s, and nothing is evaluated", words)
+        raise ValueError(f"{problem}; raise sft.max_length_tokens to at least {shortest}")
+    log.warning("%s, so there is no validation loss", problem)
 
 
 def sft_arguments(settings: dict, base: dict, output_dir: str, seed: int, n_train: int, n_val: int) -> SFTConfig:
-    """Return TRL's arguments for so many texts. TRL computes the loss in tiles of the logits, never all of them."""
+    """Return TRL's arguments for a training on n_train texts, evaluated on n_val texts."""
     steps_per_epoch = math.ceil(n_train / settings["batch_size"])
     return SFTConfig(
         output_dir=output_dir,
@@ -143,13 +145,13 @@ def sft_arguments(settings: dict, base: dict, output_dir: str, seed: int, n_trai
         bf16=settings["autocast_bf16"],
         gradient_checkpointing=settings["gradient_checkpointing"],
         use_cpu=base["device"] == "cpu",
-        # LogAtCheckpoints says when.
+        # The callback LogAtCheckpoints sets the steps of evaluation.
         eval_strategy="steps" if n_val else "no",
         eval_steps=steps_per_epoch,
         logging_steps=10,
         save_steps=settings["save_every_steps"],
         save_total_limit=N_CHECKPOINTS_KEPT,
-        # Every trained weight takes part in every step.
+        # Every trained weight has a gradient in every step.
         ddp_find_unused_parameters=False if settings["n_processes"] > 1 else None,
         report_to=[],
         disable_tqdm=not sys.stderr.isatty(),
@@ -170,25 +172,25 @@ def main(snakemake) -> None:
         tokenizer = load_tokenizer(base["path"], log)
         datasets, prompts, left_out = {}, [], {"why": "longer than sft.max_length_tokens"}
         for split in ("train", "val"):
-            of_split = rows_in_use(rows, split)
+            split_rows = rows_in_use(rows, split)
             rng = np.random.default_rng(seed_for(snakemake.params.seed, "formula_drill"))
-            drill = formula_drill(of_split, settings["formula_drill_share"], rng) if split == "train" else []
-            prompts += [make_prompt(template, formula_for_prompt(row, prompt["formula"])) for row in of_split + drill]
+            drill = formula_drill(split_rows, settings["formula_drill_share"], rng) if split == "train" else []
+            prompts += [make_prompt(template, formula_for_prompt(row, prompt["formula"])) for row in split_rows + drill]
             datasets[split], left_out[split], shortest = make_dataset(
-                of_split, tokenizer, template, prompt["formula"], form, settings["max_length_tokens"], drill
+                split_rows, tokenizer, template, prompt["formula"], form, settings["max_length_tokens"], drill
             )
             log.info(
                 "%s: %d crystals, %d with swapped elements, %d left out as longer than %d tokens",
                 split,
-                len(of_split),
+                len(split_rows),
                 len(drill),
                 left_out[split],
                 settings["max_length_tokens"],
             )
             if left_out[split] and not len(datasets[split]):
-                say_all_are_too_long(split, left_out[split], shortest, settings["max_length_tokens"], log)
+                report_all_too_long(split, left_out[split], shortest, settings["max_length_tokens"], log)
         rendered = sha256_of_prompts(tokenizer, prompts)
-        # Before the model: this is where several processes find each other.
+        # Create the arguments before the model, since this initialises the distributed processes.
         sizes = [len(datasets[split]) for split in ("train", "val")]
         arguments = sft_arguments(settings, base, str(snakemake.params.checkpoints), seed, *sizes)
         prompt_tokens = max((mask.index(1) for mask in datasets["train"]["completion_mask"] if 1 in mask), default=0)
@@ -206,7 +208,7 @@ def main(snakemake) -> None:
         )
         quiet_off_terminal(trainer)
         if checkpoint:
-            log.info("going on from %s", Path(checkpoint).name)
+            log.info("resuming from %s", Path(checkpoint).name)
         train_to_the_end(trainer, checkpoint)
         history = trainer.state.log_history
         saved = save_trained(trainer, tokenizer, snakemake.output.model, base["path"], base, settings, log)

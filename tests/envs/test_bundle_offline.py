@@ -13,7 +13,7 @@ import pytest
 from packaging.utils import canonicalize_name
 from test_envs import copy_of_checkout
 
-from pin import closure, direct, read_lock
+from pin import closure, direct_requirements, read_lock
 from rule_environments import ROOT
 
 TARGET = "results/test/data/materials.parquet"
@@ -23,7 +23,7 @@ WORDS = ["--cores", "1", "--configfile", "experiments/test.yaml"]
 def cut_lock(checkout: Path) -> None:
     """Leave in the lock what prepares data, and Snakemake."""
     lock = checkout / "requirements.lock"
-    lines = direct((ROOT / "envs" / "hullseeker.yaml").read_text())
+    lines = direct_requirements((ROOT / "envs" / "hullseeker.yaml").read_text())
     needed = closure({canonicalize_name(line["name"]): frozenset() for line in lines} | {"snakemake": frozenset()})
     lock.write_text("\n".join(line for name, line in sorted(read_lock(lock).items()) if name in needed) + "\n")
 

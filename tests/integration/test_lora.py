@@ -96,7 +96,7 @@ def test_sft_goes_on_alike_after_a_kill(tmp_path, start, trained, killed_at_step
     again = lora_job(tmp_path, "sft", start, **SFT)
     train(again, "sft", killed_at_step)
     assert not Path(again.output.model).exists()
-    assert f"going on from checkpoint-{killed_at_step}" in train(again, "sft")
+    assert f"resuming from checkpoint-{killed_at_step}" in train(again, "sft")
     assert curve(again) == curve(trained.sft)
     assert [step for step, quantity in curve(again) if quantity == "eval_loss"] == [3, 6]
     before, after = (load_file(Path(one.output.model) / "model.safetensors") for one in (trained.sft, again))
@@ -109,7 +109,7 @@ def test_grpo_goes_on_alike_after_a_kill(tmp_path, start, trained, killed_at_ste
     again.input["materials"] = trained.grpo.input.materials
     train(again, "grpo", killed_at_step)
     assert not Path(again.output.model).exists()
-    assert f"going on from checkpoint-{killed_at_step}" in train(again, "grpo")
+    assert f"resuming from checkpoint-{killed_at_step}" in train(again, "grpo")
     assert curve(again) == curve(trained.grpo)
     before, after = (load_file(Path(one.output.model) / "model.safetensors") for one in (trained.grpo, again))
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())

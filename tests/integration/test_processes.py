@@ -66,7 +66,7 @@ def run_with_a_kill(one, stage: str, folder: Path) -> None:
     assert psutil.wait_procs(family, timeout=300)[1] == []
     assert not Path(one.output.curve).exists()
     run(one, stage)
-    assert "going on from checkpoint-1" in Path(one.log[0]).read_text()
+    assert "resuming from checkpoint-1" in Path(one.log[0]).read_text()
 
 
 def weights(one) -> dict[str, torch.Tensor]:

@@ -313,7 +313,7 @@ def test_killed_in_a_quick_rule_a_training_and_a_shard_the_results_are_the_same(
         finished(snakemake(checkout, *words, faults=faults))
         assert set(faults.struck()) == set(KILLED)
         log = checkout / "logs" / "test" / "train_sft" / "sft.log"
-        assert "going on from checkpoint" in log.read_text()
+        assert "resuming from checkpoint" in log.read_text()
         for name in ("data/card.md", "models/sft/model.safetensors"):
             assert (results / name).read_bytes() == (tmp_path / name).read_bytes(), name
         for name, schema in (("curves/sft", "training_curve"), ("relaxed/sevennet/base", "relaxed")):
@@ -385,7 +385,7 @@ def test_from_files_of_others_to_both_tables(checkout):
     assert again == phases
     assert list((checkout / "logs" / "files" / "relax_phases" / "sevennet").glob("*.log"))
     planned = (checkout / "logs" / "again" / "plan_phase_relaxations" / "sevennet.log").read_text()
-    n, n_before = re.search(r"(\d+) crystals, (\d+) of them relaxed before", planned).groups()
+    n, n_before = re.search(r"(\d+) crystals, (\d+) of them in the cache", planned).groups()
     assert n == n_before and "0 crystals to relax in 0 jobs" in planned
     assert not (checkout / "logs" / "again" / "relax_phases").exists()
     run(checkout, "results/files/data/card.md", overlays=("files/files.yaml",))

@@ -52,9 +52,9 @@ def test_killed_in_every_rule_the_tables_are_the_same(undisturbed, tmp_path):
     assert process.returncode == 0, output[-6000:]
     assert set(faults.struck()) >= rules
     logs = checkout / "logs" / "test"
-    assert "going on from checkpoint" in (logs / "train_sft" / "sft.log").read_text()
-    assert any("going on from checkpoint" in path.read_text() for path in (logs / "train_grpo").iterdir())
-    assert "going on after epoch" in (logs / "train_cdvae.log").read_text()
+    assert "resuming from checkpoint" in (logs / "train_sft" / "sft.log").read_text()
+    assert any("resuming from checkpoint" in path.read_text() for path in (logs / "train_grpo").iterdir())
+    assert "resuming after epoch" in (logs / "train_cdvae.log").read_text()
     assert curves_of(checkout) == curves_of(undisturbed)
     assert tables_of(checkout) == tables_of(undisturbed) != {}
     assert "Nothing to be done" in run(checkout, "-n")

@@ -162,8 +162,8 @@ def test_cancelled_in_every_rule_the_tables_are_the_same(slurm, checkout, undist
     assert csv_tables(checkout, "faults") == undisturbed("faults")
     assert_no_table_is_partial(checkout, "faults")
     for log in ("train_sft/sft.log", "train_grpo/sft-grpo.log"):
-        assert "going on from checkpoint" in (checkout / "logs" / "faults" / log).read_text()
-    assert "going on after epoch" in (checkout / "logs" / "faults" / "train_cdvae.log").read_text()
+        assert "resuming from checkpoint" in (checkout / "logs" / "faults" / log).read_text()
+    assert "resuming after epoch" in (checkout / "logs" / "faults" / "train_cdvae.log").read_text()
 
 
 def cancel_what_is_struck(run: Run, slurm, faults: FaultPlan, results: Path) -> set[str]:

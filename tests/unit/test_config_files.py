@@ -475,7 +475,7 @@ def test_every_integer_of_the_config_is_refused_as_a_float(refused):
     assert checked > 20
 
 
-WRONG_FOLDER = "Snakemake runs in {here}, and the workflow finds its files in its checkout alone; run it there (cd "
+WRONG_FOLDER = "Snakemake runs in {here}, but this workflow works only in its own checkout; run it there (cd "
 
 
 @pytest.mark.parametrize("words", [["-s"], ["-s", "--profile", "slurm"], ["-s", "--workflow-profile", "none"], []])

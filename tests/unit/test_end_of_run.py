@@ -54,7 +54,7 @@ def test_a_run_that_succeeds_counts_what_could_not_be_read(run, tmp_path):
     done = run(tmp_path / "mine.csv")
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    said = lines.index("refused, left out or failed; the reasons stand in the lists:")
+    said = lines.index("refused, left out or failed (reasons are in the listed files):")
     table = f"results/{tmp_path.name}/samples/my-model.parquet"
     assert lines[said + 1] == f"  my-model, sample: parse_failed 1, of 2 samples: {table}"
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from packaging.utils import canonicalize_name
 
-from pin import direct, pinned
+from pin import direct_requirements, pinned
 from rule_environments import OF_OTHER_EVALUATORS, ROOT, SCRIPTS, all_pairs, foreign_packages
 
 ENVS = sorted(ROOT.glob("envs/*.yaml"))
@@ -72,7 +72,7 @@ def test_each_environment_is_what_its_scripts_import(pairs):
         imported = foreign_packages(pair.script, *pair.loaded_by_name)
         needed[pair.env] |= imported - OF_OTHER_EVALUATORS.get(pair.env, set())
     for path in ENVS:
-        lines = direct(path.read_text())
+        lines = direct_requirements(path.read_text())
         listed = {canonicalize_name(line["name"]) for line in lines}
         asked_for_by_others = {canonicalize_name(line["name"]) for line in lines if line["comment"]}
         imported = {distribution_of(name, listed) for name in needed[path.name]}

@@ -35,7 +35,7 @@ from hullseeker.language_model.model_check import (
     unusable_model,
 )
 from hullseeker.workflow.preflight import missing_base_model
-from train_grpo import room_for_rollouts
+from train_grpo import max_tokens_of_rollouts
 from train_sft import as_tokens
 
 ROOT = Path(__file__).parents[2]
@@ -331,5 +331,6 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused():
     with pytest.raises(ValueError, match=f"the longest prompt has {n} tokens, and with k of 10 .* the {n + 9} tokens"):
         longest_prompt_that_fits(tokenizer, [PROMPT], 10, n + 9, "k")
     rollouts = {"engine": "vllm_colocate", "vllm_max_length_tokens": 100}
-    assert room_for_rollouts({"rollouts": rollouts}, 512) == 100 == room_for_rollouts({"rollouts": rollouts}, None)
-    assert room_for_rollouts({"rollouts": {**rollouts, "engine": "transformers"}}, 512) == 512
+    limit = max_tokens_of_rollouts
+    assert limit({"rollouts": rollouts}, 512) == 100 == limit({"rollouts": rollouts}, None)
+    assert limit({"rollouts": {**rollouts, "engine": "transformers"}}, 512) == 512

@@ -209,10 +209,10 @@ def test_audit_shows_a_system_with_rl_beside_the_model_it_started_from():
     one, other = named([{"system": "sft", "label": "SFT"}, {"system": "sft_rl", "label": "SFT+RL"}])
     before = plot_reward_audit.Block(one, plot_reward_audit.audit_frame(start, 0.1), 4)
     after = plot_reward_audit.Block(other, plot_reward_audit.audit_frame(end, 0.1), 4, before)
-    words = plot_reward_audit.words_of(after, (-10.0, 50.0)).split("\n")
-    assert words[:2] == ["n = 3 of 4, 1 on the rim", "fooled 0 → 3 of 4 (3 judged)"]
+    words = plot_reward_audit.panel_text(after, (-10.0, 50.0)).split("\n")
+    assert words[:2] == ["n = 3 of 4, 1 beyond the axes", "fooled 0 → 3 of 4 (3 judged)"]
     assert words[2:] == ["Spearman ρ 1.00 → 0.50", "median gap −0.50 → −5.00 eV/atom"]
-    assert "→" not in plot_reward_audit.words_of(before, (-10.0, 50.0))
+    assert "→" not in plot_reward_audit.panel_text(before, (-10.0, 50.0))
     axes = [a for a in plot_reward_audit.draw_figure([before, after]).axes if a.get_title()]
     assert [a.get_title() for a in axes] == ["SFT", "SFT+RL, from SFT"]
     drawn = [sum(len(points.get_offsets()) for points in a.collections) for a in axes]

@@ -30,7 +30,7 @@ from hullseeker.relaxation.phases import (
 from hullseeker.tables.content_cache import KEY
 from hullseeker.tables.parquet import TableError, read_table, write_table
 from relax_phases import relax_each
-from select_phases import embedded_rows, join_phases, needed, with_elements
+from select_phases import embedded_rows, join_phases, with_elements, within_systems
 
 SYSTEMS = st.frozensets(st.integers(1, 12), min_size=1, max_size=12)
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 def test_needed_are_the_phases_within_a_queried_system(phases, queried):
     table = pa.table({"atomic_numbers": pa.array([sorted(p) for p in phases], pa.list_(pa.int32()))})
     expected = [sorted(p) for p in phases if any(p <= q for q in queried)]
-    assert [row["atomic_numbers"] for row in needed(table, queried)] == expected
+    assert [row["atomic_numbers"] for row in within_systems(table, queried)] == expected
 
 
 def phase(name, numbers, **columns):
@@ -55,7 +55,7 @@ def test_an_id_means_one_formula():
         ("a", "NaCl", None),
         ("b", "Li", None),
     ]
-    with pytest.raises(TableError, match="a is NaCl among the phases and LiCl elsewhere"):
+    with pytest.raises(TableError, match="a is NaCl in one table and LiCl in another"):
         join_phases([phase("a", [11, 17])], [phase("a", [3, 17])])
 
 
@@ -70,7 +70,7 @@ def test_elements_are_added_only_where_there_is_none():
 def test_ids_of_the_embedded_phases_are_their_own():
     ours = embedded_rows([phase("proto-000001", [11, 17])], {"proto-000001"})
     assert [row["structure_id"] for row in ours] == ["embedded-proto-000001"]
-    with pytest.raises(TableError, match="embedded-proto-000001 of your files .* rename yours"):
+    with pytest.raises(TableError, match="embedded-proto-000001 of your files .* rename it"):
         embedded_rows([phase("proto-000001", [11, 17])], {"embedded-proto-000001"})
 
 

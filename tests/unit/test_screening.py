@@ -5,7 +5,7 @@ import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
 from hullseeker.tables.structures import reduced_formula
-from screen_prototypes import decorations, lowest, prototypes_by_stoichiometry, roles
+from screen_prototypes import decorations, lowest_in_energy, prototypes_by_stoichiometry, site_assignments
 
 
 @pytest.fixture(scope="module")
@@ -15,16 +15,16 @@ def prototypes():
 
 def test_roles_that_are_the_same_crystal_come_once():
     caesium_chloride = Structure(Lattice.cubic(4), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    assert len(roles(caesium_chloride)) == 1
+    assert len(site_assignments(caesium_chloride)) == 1
     # Pb sits in pyramids, O in tetrahedra: PbO and OPb are two crystals.
     litharge = Structure(
         Lattice.tetragonal(3.98, 5.02),
         ["O", "O", "Pb", "Pb"],
         [[0, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.237], [0.5, 0, 0.763]],
     )
-    assert sorted(roles(litharge)) == [("O", "Pb"), ("Pb", "O")]
+    assert sorted(site_assignments(litharge)) == [("O", "Pb"), ("Pb", "O")]
     fluorite = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.46), ["Ca", "F"], [[0, 0, 0], [0.25, 0.25, 0.25]])
-    assert roles(fluorite) == [("Ca", "F")]
+    assert site_assignments(fluorite) == [("Ca", "F")]
 
 
 @pytest.mark.parametrize("formula", ["NaCl", "CaF2", "Na2O", "YCuO2"])
@@ -59,7 +59,7 @@ def test_the_lowest_are_kept_and_what_has_no_energy_is_not():
         return Structure(Lattice.cubic(a), ["Na"] * n, np.linspace(0, 0.8, n)[:, None] * [1, 1, 1])
 
     decorated = [(f"{a}-{n}", cell(a, n)) for a in (5, 4, 6) for n in (2, 1)] * 9
-    kept = lowest(decorated, Volumes(), 12)
+    kept = lowest_in_energy(decorated, Volumes(), 12)
     assert [label for label, _, _ in kept] == ["4-2"] * 9 + ["5-2"] * 3
     assert [energy for _, _, energy in kept][::9] == pytest.approx([32.0, 62.5])
-    assert lowest([], Volumes(), 3) == []
+    assert lowest_in_energy([], Volumes(), 3) == []

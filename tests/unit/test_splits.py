@@ -75,7 +75,7 @@ def test_ready_made_splits_are_kept_and_validation_is_drawn_from_training_alone(
     with_validation = [material("a", [1], "train"), material("b", [2], "val"), material("c", [3], "test")]
     fill_splits(with_validation, SETTINGS, 1)
     assert [row["split"] for row in with_validation] == ["train", "val", "test"]
-    with pytest.raises(ValueError, match="give all or none"):
+    with pytest.raises(ValueError, match="give all of them a split, or none"):
         fill_splits([material("a", [1], "train"), material("b", [2])], SETTINGS, 1)
 
 

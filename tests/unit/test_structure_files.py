@@ -135,7 +135,7 @@ def test_no_cif_makes_the_reader_raise(tmp_path, cif, text, place, length):
 def test_an_id_names_one_structure_in_all_files(tmp_path, cif):
     for name in ("train", "test"):
         pd.DataFrame({"material_id": ["a"], "cif": [cif]}).to_csv(tmp_path / f"{name}.csv", index=False)
-    with pytest.raises(TableError, match=r"1 ids come more than once.*\(a\)"):
+    with pytest.raises(TableError, match=r"1 ids occur more than once.*\(a\)"):
         read_sources({name: str(tmp_path / f"{name}.csv") for name in ("train", "test")})
     rows, refused = read_sources({"train": str(tmp_path / "train.csv")})
     assert (rows[0]["split"], refused) == ("train", [])

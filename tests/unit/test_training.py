@@ -40,7 +40,7 @@ from hullseeker.rewards.terms import Batch, Reward, RewardContext, Scores, TermV
 from hullseeker.tables.parquet import write_table
 from hullseeker.tables.structures import reduced_formula
 from train_grpo import QUANTITIES, grpo_arguments, make_reward
-from train_sft import formula_drill, make_dataset, say_all_are_too_long
+from train_sft import formula_drill, make_dataset, report_all_too_long
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = (ROOT / "resources" / "prompt.txt").read_text()
@@ -155,12 +155,12 @@ def test_a_crystal_too_long_is_left_out_and_counted(base_model, rocksalt):
 def test_all_texts_too_long_are_said_with_the_shortest_length(caplog):
     log = logging.getLogger("t")
     with pytest.raises(ValueError) as refused:
-        say_all_are_too_long("train", 12, 37, 20, log)
+        report_all_too_long("train", 12, 37, 20, log)
     assert str(refused.value) == (
-        "all 12 texts of train are longer than sft.max_length_tokens (20); the shortest has 37 tokens: raise "
-        "sft.max_length_tokens to 37 at least"
+        "all 12 texts of train are longer than sft.max_length_tokens (20); the shortest has 37 tokens; raise "
+        "sft.max_length_tokens to at least 37"
     )
-    say_all_are_too_long("val", 3, 41, 20, log)
+    report_all_too_long("val", 3, 41, 20, log)
     assert "all 3 texts of val are longer than sft.max_length_tokens (20); the shortest has 41 tokens" in caplog.text
 
 

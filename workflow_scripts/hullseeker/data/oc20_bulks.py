@@ -55,8 +55,8 @@ _ALLOWED: dict[tuple[str, str], object] = {
     ("ase.calculators.singlepoint", "SinglePointCalculator"): type("SinglePointCalculator", (_Attributes,), {}),
     ("ase.calculators.calculator", "Parameters"): _Ignored,
     # The name in the file, and the one since numpy 2.
-    ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,  # type: ignore[attr-defined]
-    ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,  # type: ignore[attr-defined]
+    ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("builtins", "getattr"): _attribute_of_stand_in,
