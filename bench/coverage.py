@@ -1,4 +1,4 @@
-"""Table 2 of 10,000 samples against the sizes of MP-20, on synthetic fingerprints, and scipy's cdist for the same.
+"""Time of Table 2 for 10,000 synthetic fingerprints and splits of the size of MP-20, compared with scipy's cdist.
 
 python bench/coverage.py [--samples 10000] [--train 27136] [--test 9046]
 """
@@ -33,7 +33,7 @@ SETTINGS = {
 
 
 def synthetic(n: int, seed: int) -> pa.Table:
-    """Return n `fingerprints` rows: 2,000 centres shared by all tables, scattered so that every cut-off parts them."""
+    """Return n `fingerprints` rows: 2,000 centres shared by all tables, with scatter below and above every cut-off."""
     rng, centres = np.random.default_rng(seed), np.random.default_rng(0).normal(size=(2000, 193))
     scatter = 10 ** rng.uniform(-3, 0.5, (n, 1))
     numbers = centres[rng.integers(0, 2000, n)] + rng.normal(size=(n, 193)) * scatter / np.sqrt(61)

@@ -1,10 +1,10 @@
-"""Extraction at scale: 150,000 synthetic documents through client and server into Parquet.
+"""Speed and memory of extracting 150,000 synthetic documents from a local server into Parquet.
 
     python bench/extract_150k.py [n_documents]
 
-A server process holds the documents of one kind as rendered pages; this process extracts them as the rule
-`extract_phases` does. Printed: rows a second, where the time goes, this process's memory, the time to read the table,
-and bytes and read time of the same structures as CSV of CIF (on 5,000 of them).
+A server process holds the documents as JSON pages; this process extracts them like the rule `extract_phases`. Prints
+rows per second, time per part, memory of this process, the time to read the table, and size and read time of 5,000 of
+the structures as CSV of CIF.
 """
 
 import multiprocessing
@@ -40,7 +40,7 @@ SYMBOLS = [
 
 
 def thermo_document(i: int, rng: np.random.Generator) -> dict:
-    """Return a thermo document with one entry of 1 to 20 sites; the keys are those of emmet-core's model."""
+    """Return a thermo document with one entry of 1 to 20 sites; with the keys of emmet-core's model."""
     n = int(rng.integers(1, 21))
     symbols = rng.choice(SYMBOLS, size=min(n, 1 + int(rng.integers(4))), replace=False)
     lattice = (np.eye(3) * (n * 15) ** (1 / 3) + rng.normal(0, 0.3, (3, 3))).tolist()
@@ -96,7 +96,7 @@ def serve(n: int, port) -> None:
 
 
 class Stopwatch:
-    """Adds up the seconds spent in functions of a module."""
+    """Accumulates the seconds spent in functions of a module."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

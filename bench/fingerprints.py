@@ -1,10 +1,10 @@
-"""Structure fingerprints against matminer's plain loop: python bench/fingerprints.py FILE.parquet [n] [n_random]
+"""Structure fingerprints compared with matminer's plain loop: python bench/fingerprints.py FILE.parquet [n] [n_random]
 
-FILE has the columns lattice_ang, atomic_numbers and frac_coords; n crystals are drawn from it (default 500). Both are
-timed in one process on the same ten blocks of crystals: matminer's `featurize` of every site, then ours. Printed: CPU
-time a crystal, the median of the blocks' ratios, the largest differences of a crystal's mean and of a single site, for
-how many sites pymatgen was asked, and where the time goes (under a profiler, so shares only). Then the same comparison
-on random cells (default 300): 1 to 20 atoms, edges of 3 to 10 Å, in a third of them two atoms 0.05 to 0.5 Å apart.
+FILE has the columns lattice_ang, atomic_numbers and frac_coords; n crystals are drawn from it (default 500). matminer's
+`featurize` of every site and site_fingerprints are timed in one process on the same ten blocks of crystals. Prints CPU
+time per crystal, the median ratio over blocks, the largest differences of a crystal's mean and of a single site, the
+number of sites computed by pymatgen or matminer, and the shares of time per part (from a profiler). Then compares both
+on random cells (default 300): 1 to 20 atoms, edges of 3 to 10 Å, a third of them with two atoms 0.05 to 0.5 Å apart.
 """
 
 import cProfile
@@ -28,7 +28,7 @@ from hullseeker.tables.structures import to_structure  # noqa: E402
 
 N_BLOCKS = 10
 MATMINER = CrystalNNFingerprint.from_preset("ops")
-# Functions by what they do; `asking` is below `order parameters` in part.
+# Functions by purpose; part of `asking pymatgen` is included in `order parameters`.
 PARTS = {
     "search": ["_points"],
     "Voronoi cells": ["_closed_cell"],
@@ -40,12 +40,12 @@ MATMINER_PARTS = {"neighbours and weights": ["get_nn_data"], "order parameters":
 
 
 def by_matminer(structure: Structure) -> np.ndarray:
-    """Return matminer's (n, 61), site by site."""
+    """Return matminer's fingerprints (n, 61), computed site by site."""
     return np.array([MATMINER.featurize(structure, site) for site in range(len(structure))])
 
 
 def timed(function, structures: list[Structure]) -> tuple[list, float]:
-    """Return what the function gives for each structure, and the CPU seconds it took."""
+    """Return the function's result for each structure, and the CPU seconds."""
     started = time.process_time()
     return [function(structure) for structure in structures], time.process_time() - started
 
@@ -60,7 +60,7 @@ def shares(function, structures: list[Structure], parts: dict[str, list[str]]) -
 
 
 def random_cells(n: int) -> list[Structure]:
-    """Return n cells as a poor generator would write them."""
+    """Return n random cells, a third of them with two atoms that are too close."""
     rng, cells = np.random.default_rng(0), []
     for i in range(n):
         n_atoms = int(rng.integers(1, 21))
@@ -75,10 +75,10 @@ def random_cells(n: int) -> list[Structure]:
 
 
 def outcome(function, structure: Structure):
-    """Return the function's answer, None where it raises."""
+    """Return the function's result, None if it raises."""
     try:
         return function(structure)
-    except Exception:  # noqa: BLE001  only whether both fail counts here
+    except Exception:  # noqa: BLE001  only whether it fails matters
         return None
 
 

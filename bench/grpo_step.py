@@ -1,8 +1,8 @@
-"""Where the time of a GRPO step goes: python bench/grpo_step.py [results/demo] [n_steps] [n_completions]
+"""Time per part of a GRPO step: python bench/grpo_step.py [results/demo] [n_steps] [n_completions]
 
-Takes a demo that has been run up to SFT (with the reward reference, made for any system with grpo: {reward: stable}),
-trains a few steps under every preset of config.yaml on one thread, and prints seconds per step: generation, reward
-(per term), and the rest, which is training. The first step warms up and does not count.
+Needs the results of the demo up to SFT and the reward reference, which is made if a system has grpo: {reward: stable}.
+Trains a few steps with every preset of config.yaml on one thread, and prints seconds per step for generation, reward
+(total and per term) and training (the rest). The first step is a warm-up and is left out.
 """
 
 import os
@@ -39,7 +39,7 @@ from train_grpo import grpo_arguments, hull_energies, make_context, make_reward 
 
 
 class Watch(TrainerCallback):
-    """Adds up seconds by part of a step; a part is timed wherever it is called from."""
+    """Accumulates seconds by part of each step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -62,7 +62,7 @@ class Watch(TrainerCallback):
 
 
 class WatchedReward(Reward):
-    """A reward that notes the seconds of its terms."""
+    """A reward that records the seconds of its terms."""
 
     def score(self, completions, prompt_formulas, is_cut=None):
         scores = super().score(completions, prompt_formulas, is_cut)
@@ -72,7 +72,7 @@ class WatchedReward(Reward):
 
 
 def measure(results: Path, settings: dict, base: dict, form: TextFormat) -> list[dict[str, float]]:
-    """Return seconds by part of every step."""
+    """Return the seconds by part, for every step."""
     set_seed(1)
     rows = [r for r in read_table(results / "data/materials.parquet", "materials").to_pylist() if r["split"] == "train"]
     pairs = prompts_of(rows_in_use(rows), (ROOT / "resources/prompt.txt").read_text(), "reduced")

@@ -1,10 +1,9 @@
-"""Hull energies at the Materials Project's size: python bench/hull_queries.py [n_queries_by_pymatgen]
+"""Speed of hull queries at the Materials Project's size: python bench/hull_queries.py [n_queries_by_pymatgen]
 
-150,000 synthetic entries over 89 elements, oxygen in 40% of them, the other elements' frequencies falling as
-1/rank^0.5; 2,000 queries of 2 to 6 elements drawn alike. Printed: seconds and memory to load the entries from Parquet,
-queries a second here, by pymatgen (a PhaseDiagram for each chemical system, and a PatchedPhaseDiagram of the same
-entries) and by one linear program of scipy's HiGHS over the system's entries on the same queries, and the largest
-differences.
+Uses 150,000 synthetic entries over 89 elements, with oxygen in 40% of them and frequencies of other elements falling as
+1/rank^0.5, and 2,000 queries of 2 to 6 elements from the same distribution. Prints seconds and memory to load the
+entries from Parquet; queries per second of Hull, of pymatgen (a PhaseDiagram per chemical system, and a
+PatchedPhaseDiagram of the same entries) and of scipy's HiGHS on the system's entries; and the largest differences.
 """
 
 import sys
@@ -32,7 +31,7 @@ def draw_formulas(n: int, low: int, high: int, rng: np.random.Generator) -> list
     """Return n compositions (atoms by atomic number) of `low` to `high` elements."""
     others = np.array([z for z in ELEMENTS if z != 8])
     weights = 1 / np.sqrt(np.arange(1, len(others) + 1))
-    # The order is the same in every call: entries and queries are drawn alike.
+    # Fixed seed: entries and queries have the same element frequencies.
     ranked = np.random.default_rng(7).permutation(others)
     formulas = []
     for _ in range(n):
@@ -45,7 +44,7 @@ def draw_formulas(n: int, low: int, high: int, rng: np.random.Generator) -> list
 
 
 def energy_by_highs(query: dict[int, int], entries: list[tuple[dict[int, int], float]]) -> float:
-    """Return the energy (eV/atom) of the cheapest mixture of entries with a query's composition, by scipy's HiGHS."""
+    """Return the energy (eV/atom) of the lowest-energy mixture with the query's composition, by scipy's HiGHS."""
     elements = list(query)
     shares = np.array([[formula.get(z, 0) / sum(formula.values()) for z in elements] for formula, _ in entries])
     wanted = np.array([query[z] for z in elements]) / sum(query.values())

@@ -1,7 +1,7 @@
-"""Bootstrap intervals against scipy.stats.bootstrap: python bench/intervals.py [n_rows] [n_resamples]
+"""Bootstrap intervals compared with scipy.stats.bootstrap: python bench/intervals.py [n_rows] [n_resamples]
 
-The interval of a mean over rows of normal numbers, by mean_interval and by scipy with the percentile method and the
-same random stream. Printed: CPU-seconds of each (medians of five) and whether both give the same bounds.
+Computes the interval of the mean of normally distributed numbers by mean_interval, and by scipy with the percentile
+method and the same random stream. Prints CPU-seconds (medians of five runs) and the difference of the bounds.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""How far stable ternary compounds lie below the hull of all other formulas: python bench/leave_one_out_hull.py FILE
+"""Depth of stable ternary compounds below the hull of all other formulas: python bench/leave_one_out_hull.py FILE
 
-FILE: Parquet with atomic_numbers and an energy per atom in a column that ends in energy_ev_per_atom, of one kind of
-calculation. Of every formula the lowest energy counts. Asked is each ternary formula on the hull whose chemical system,
-subsystems included, has another compound; its depth is the hull energy without the formula minus its own energy.
-Energies above 0 or below -20 eV/atom, of which there are crystals in such files, are left out, and counted.
+FILE: Parquet with atomic_numbers and energies from one kind of calculation in a column whose name ends in
+energy_ev_per_atom. The lowest energy of each formula is used. The depth of a ternary formula on the hull is the hull
+energy without this formula minus its own energy; formulas without another compound in their chemical system or its
+subsystems are counted separately. Energies above 0 or below -20 eV/atom are left out and counted.
 """
 
 import sys
@@ -21,7 +21,7 @@ LOWEST_EV_PER_ATOM, HIGHEST_EV_PER_ATOM = -20.0, 0.0
 
 
 def depths_ev_per_atom(atomic_numbers: list[list[int]], energies: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return the depths (n,) of the stable ternary formulas, eV/atom, and how many had no other compound."""
+    """Return the depths (n,) of the stable ternary formulas, eV/atom, and how many have no other compound."""
     lowest: dict[str, int] = {}
     for i, numbers in enumerate(atomic_numbers):
         formula = reduced_formula(numbers)

@@ -1,10 +1,10 @@
-"""Uniqueness and novelty of samples against a set of crystals: ours, and StructureMatcher called on all pairs.
+"""Speed of the uniqueness and novelty tests, compared with StructureMatcher on all pairs.
 
-python bench/matching.py FILE [--samples 1000] [--plain 20]      FILE: structures, as data.materials takes them
+python bench/matching.py FILE [--samples 1000] [--plain 20]      FILE: structures in a format of data.materials
 
-The samples are crystals of the file with their atoms moved by 0.01, 0.3 or 1.0 Å, a fifth of them drawn twice. The loop
-over all pairs is run for a few of the samples and its time scaled up; for all samples, the same loop within reduced
-formulas gives the answers that ours must equal.
+Samples are crystals of the file with atoms displaced by 0.01, 0.3 or 1.0 Å; a fifth use the same crystal as the sample
+before. The loop over all pairs runs for --plain samples, and its time is extrapolated. A loop over all pairs of equal
+reduced formula gives the reference results for all samples.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from hullseeker.tables.structures import from_structure, to_structure  # noqa: E
 
 
 def made_samples(known: list[dict], n: int, seed: int) -> list[dict]:
-    """Return `samples` rows: crystals of the set, moved atom by atom; every fifth as the one before it, moved again."""
+    """Return `samples` rows: perturbed crystals of the set; every fifth uses the same crystal as the one before."""
     rng, rows = np.random.default_rng(seed), []
     places = rng.choice(len(known), n)
     for i in range(n):

@@ -11,7 +11,7 @@ import psutil
 
 
 def tree_memory_bytes(root: psutil.Process) -> int:
-    """Return the summed PSS of a process and its descendants; a process that ends meanwhile counts nothing."""
+    """Return the summed PSS of a process and its descendants; processes that end meanwhile are ignored."""
     total = 0
     for process in [root, *root.children(recursive=True)]:
         try:

@@ -1,9 +1,9 @@
-"""Uniqueness of synthetic samples as their number grows: ours, and StructureMatcher called on the pairs of a formula.
+"""Scaling of the uniqueness test with the number of samples, compared with StructureMatcher on all pairs of a formula.
 
 python bench/novelty.py [--sizes 1000 3000 10000] [--formulas 300] [--plain 3000]
 
-Samples are random cells of 2 to 12 atoms, two elements; four of ten are earlier samples of their formula, strained and
-with their atoms moved. --plain is the largest number that the plain loop is run on too; its answers must be ours.
+Samples are random cells of 2 to 12 atoms and two elements; 40% are earlier samples of their formula with strained cells
+and displaced atoms. --plain is the largest number of samples for the plain loop, whose results must be the same.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from hullseeker.tables.structures import from_structure, to_structure  # noqa: E
 
 
 def made_samples(n: int, n_formulas: int, seed: int) -> list[dict]:
-    """Return `samples` rows; the formula is a name, its two elements and numbers of atoms are its own."""
+    """Return `samples` rows; each formula is an index with fixed elements and stoichiometry."""
     rng, earlier, rows = np.random.default_rng(seed), defaultdict(list), []
     for i in range(n):
         k = int(rng.integers(n_formulas))

@@ -1,9 +1,10 @@
-"""A rerun of the relaxation of competing phases with everything in the cache: CPU time and Parquet files opened.
+"""CPU time and opened Parquet files of a rerun of phase relaxations with all results in the cache.
 
     python bench/phase_cache.py [CHECKOUT]
 
-69,000 synthetic phases, whose relaxations lie in the cache in files of 20, as jobs have saved them. The scripts are
-those of CHECKOUT, by default of this one; of one that reads all in each of 64 jobs, three jobs are run and multiplied.
+The cache holds the relaxations of 69,000 synthetic phases in files of 20 rows, as saved by jobs. The scripts are those
+of CHECKOUT, by default this repository. If CHECKOUT has no plan_phase_relaxations.py, each of 64 jobs reads the whole
+cache; three jobs are run and their mean is multiplied by 64.
 """
 
 import json
@@ -32,7 +33,7 @@ def count(event, words):
 sys.addaudithook(count)
 import pyarrow.parquet as pq
 plain = pq.read_table
-def read_table(path, *words, **more):  # Arrow opens these itself, unseen by the hook
+def read_table(path, *words, **more):  # the audit hook does not see files that Arrow opens
     global n_opened
     n_opened += 1
     return plain(path, *words, **more)
@@ -51,7 +52,7 @@ print(n_opened)
 
 
 def write_phases(folder: Path, checkout: Path) -> None:
-    """Write the table of phases, and their relaxations to the cache."""
+    """Write the table of phases, and write their relaxations to the cache."""
     sys.path.insert(0, str(checkout / "workflow_scripts"))
     try:
         from hullseeker.relaxation.phases import relaxation_cache
@@ -79,7 +80,7 @@ def write_phases(folder: Path, checkout: Path) -> None:
 
 
 def run_job(checkout: Path, folder: Path, script: str, shard: int = 0, **output: str) -> tuple[float, int]:
-    """Run one job in a process of its own; return its CPU time (s) and how many Parquet files it opened."""
+    """Run one job in a separate process; return its CPU time (s) and the number of Parquet files that it opened."""
     asked = {
         "scripts": str(checkout / "workflow_scripts"),
         "script": script,

@@ -1,9 +1,9 @@
 """Relaxations per CPU-second with SevenNet-0, one thread: python bench/relaxations.py [n_crystals]
 
-Embedded crystals with strained cells and displaced atoms, relaxed to the same largest force and stress by plain ASE
-(FIRE, L-BFGS, CellAwareBFGS and PreconLBFGS, the package's own calculator, one by one) and by this library with each
-optimizer. Printed: CPU-seconds and energies evaluated per crystal, the ratio to ASE's FIRE, how many converge, how many
-minima match and how far their energies are apart; then two shards on two cores against one.
+Relaxes embedded crystals with strained cells and displaced atoms to the same maximum force and stress by ASE (FIRE,
+L-BFGS, CellAwareBFGS and PreconLBFGS, SevenNet's calculator, one by one) and by each optimizer of this library. Prints
+CPU-seconds and energy evaluations per crystal, the speed relative to ASE's FIRE, the numbers of converged and matching
+minima and their energy differences; then compares two shards on two cores with one.
 """
 
 import os
@@ -37,7 +37,7 @@ from hullseeker.tables.parquet import read_table  # noqa: E402
 from hullseeker.tables.structures import to_atoms  # noqa: E402
 
 SEED = 11
-# How ASE is asked to relax cell and positions together, by the minimiser's name.
+# ASE optimizers for cell and positions, by name.
 OF_ASE: dict[str, Callable[[Atoms], Optimizer]] = {
     "FIRE": lambda atoms: FIRE(FrechetCellFilter(atoms), logfile=None),
     "LBFGS": lambda atoms: LBFGS(FrechetCellFilter(atoms), logfile=None),
@@ -45,15 +45,15 @@ OF_ASE: dict[str, Callable[[Atoms], Optimizer]] = {
     "PreconLBFGS": lambda atoms: PreconLBFGS(atoms, variable_cell=True, logfile=None),
 }
 
-# What a relaxation is by config.yaml.
+# The relax section of config.yaml.
 RELAX = yaml.safe_load((ROOT / "config.yaml").read_text())["relax"]
 
 
 def perturbed_crystals(n: int) -> list[Atoms]:
-    """Return n embedded crystals on the hull, of at least two atoms: strains of 4%, displacements of 0.1 Å, normal."""
+    """Return n perturbed crystals of at least two atoms on the hull: normal strains of 4%, displacements of 0.1 Å."""
     rng = np.random.default_rng(SEED)
     rows = read_table(ROOT / "resources" / "demo_materials.parquet", "materials").to_pylist()
-    # Less stable ones have shallow minima, and a shaken one falls into another, whatever the optimizer.
+    # Unstable crystals have shallow minima, and perturbed ones relax to other minima with any optimizer.
     rows = [row for row in rows if row["e_above_hull_ev_per_atom"] < 1e-3 and len(row["atomic_numbers"]) > 1]
     chosen = [rows[i] for i in rng.permutation(len(rows))[:n]]
     cells = []
@@ -68,7 +68,7 @@ def perturbed_crystals(n: int) -> list[Atoms]:
 def relax_with_ase(
     cells: list[Atoms], settings: RelaxSettings, minimiser: str
 ) -> tuple[list[Atoms], np.ndarray, int, np.ndarray]:
-    """Return the minima, their energies (eV/atom), the number of energies that plain ASE takes, and what converged."""
+    """Return the minima, their energies (eV/atom), the number of energy evaluations, and which cells converged."""
     from sevenn.calculator import SevenNetCalculator
 
     class Counting(SevenNetCalculator):
@@ -109,7 +109,7 @@ def relax_shard(n: int, shard: int, n_shards: int) -> None:
 
 
 def seconds_of_shards(n: int, n_shards: int) -> float:
-    """Return the wall time of the slowest of so many processes side by side that share the crystals, once loaded."""
+    """Return the wall time of the slowest of n_shards parallel processes that share the crystals, without loading."""
     words = [sys.executable, __file__, str(n)]
     shards = [
         subprocess.Popen([*words, str(shard), str(n_shards)], stdout=subprocess.PIPE, text=True)

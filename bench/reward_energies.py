@@ -1,8 +1,8 @@
 """Reward energies per second, one thread: python bench/reward_energies.py [n_crystals]
 
-What GRPO asks for at every step, the CHGNet energies of crystals as they stand, against CHGNet.predict_structure called
-one by one with its defaults, on embedded crystals with strained cells and displaced atoms. Both start from
-structures; both are timed in turn, several times, and the median of the ratios is printed.
+Compares the CHGNet energies of unrelaxed crystals, which GRPO computes at every step, with CHGNet.predict_structure
+called for one crystal at a time, on embedded crystals with strained cells and displaced atoms. Both are timed in turn
+for several rounds, and the median of the ratios is printed.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Relaxations a second by both engines: python bench/torch_sim_vs_ase.py [device] [n_cells] [potential=model ...]
+"""Relaxations per second of both engines: python bench/torch_sim_vs_ase.py [device] [n_cells] [potential=model ...]
 
-Cells are the embedded demo materials, their atoms and lattices shaken. Every potential (sevennet and uma unless given,
-uma by its hub name) relaxes the same cells by both engines: an optimizer per cell, and torch-sim's one for all. Needs
-envs/torch_sim.yaml. Printed: relaxations a second, steps, how many converged, how far the energies are apart.
+Cells are the embedded demo materials with perturbed atoms and lattices. Every potential (default: sevennet and uma)
+relaxes the same cells with both engines: one optimizer per cell, and torch-sim's batched optimizer. Needs
+envs/torch_sim.yaml. Prints relaxations per second, steps, the number of converged cells, and energy differences.
 """
 
 import sys
@@ -25,7 +25,7 @@ from hullseeker.tables.structures import to_atoms  # noqa: E402
 
 ATOMS_TOGETHER = {"cpu": 64, "cuda": 4096}
 
-# What a relaxation is by config.yaml.
+# The relax section of config.yaml.
 RELAX = yaml.safe_load((ROOT / "config.yaml").read_text())["relax"]
 
 

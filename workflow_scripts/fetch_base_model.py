@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from hullseeker.language_model.hub_access import refusal_of_hub
-from hullseeker.language_model.hub_models import WANTED, hub_cache, missing_in_model
+from hullseeker.language_model.hub_models import DOWNLOAD_PATTERNS, hub_cache, missing_in_model
 from hullseeker.language_model.model_check import unusable_model
 from hullseeker.runtime.atomic_writes import replacing
 from hullseeker.runtime.credentials import TOKEN_VARIABLES, hub_login
@@ -24,7 +24,7 @@ def fetch(model: str) -> dict:
     # A token stored in a file is left to huggingface_hub, which renews expired ones.
     token = login[1] if login and login[0] in TOKEN_VARIABLES else None
     try:
-        snapshot = Path(snapshot_download(model, allow_patterns=WANTED, cache_dir=hub_cache(), token=token))
+        snapshot = Path(snapshot_download(model, allow_patterns=DOWNLOAD_PATTERNS, cache_dir=hub_cache(), token=token))
     except OSError:
         if refusal := refusal_of_hub(model):
             raise OSError(f"{model} cannot be fetched: {refusal}") from None

@@ -13,7 +13,7 @@ from hullseeker.language_model.crystal_text import make_prompt
 from hullseeker.language_model.generation import load_language_model
 from hullseeker.language_model.gguf_models import BAD_SHARE_OF_CHANCE, check_model, convert_gguf, describe_gguf
 from hullseeker.language_model.gguf_source import find_gguf
-from hullseeker.language_model.model_check import texts_to_survive
+from hullseeker.language_model.model_check import round_trip_texts
 from hullseeker.runtime.atomic_writes import replacing_folder
 from hullseeker.runtime.logs import logging_to
 from hullseeker.runtime.provenance import describe_run, sha256_of_file
@@ -36,7 +36,7 @@ def main(snakemake) -> None:
             convert_gguf(file, target, params.dtype, gguf_info["pre_tokenizer"])
             model, tokenizer = load_language_model(target, "cpu", params.dtype, log=log)
             prompt = make_prompt(Path(snakemake.input.prompt).read_text(), "NaCl")
-            losses = check_model(model, tokenizer, prompt, texts_to_survive())
+            losses = check_model(model, tokenizer, prompt, round_trip_texts())
             if losses["loss"] > BAD_SHARE_OF_CHANCE * losses["chance"]:
                 log.warning(
                     "the model predicts the prompt's text hardly better than chance; check that %s is the right file",

@@ -35,10 +35,10 @@ from hullseeker.language_model.training import (
     quiet_off_terminal,
     rows_of_saved,
     save_trained,
+    synchronize_generation,
     threads_of_process,
     train_to_the_end,
     write_atomically,
-    write_in_step,
 )
 from hullseeker.metrics.matching import group_by_formula
 from hullseeker.potentials.interface import load_potential
@@ -259,7 +259,7 @@ def main(snakemake) -> None:
             callbacks=[KeepRecentAnswers(context, checkpoint), WriteManifest()],
         )
         quiet_off_terminal(trainer)
-        write_in_step(trainer)
+        synchronize_generation(trainer)
         if checkpoint:
             log.info("resuming from %s", Path(checkpoint).name)
         train_to_the_end(trainer, checkpoint)

@@ -143,7 +143,7 @@ def test_noise_levels_are_geometric():
     assert levels[-1].item() == pytest.approx(0.01)
     ratios = (levels[1:] / levels[:-1]).numpy()
     np.testing.assert_allclose(ratios, (0.01 / 10) ** (1 / 49))
-    with pytest.raises(ValueError, match="it must fall"):
+    with pytest.raises(ValueError, match="they must decrease"):
         noise_levels(0.01, 10.0, 5)
 
 

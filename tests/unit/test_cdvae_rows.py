@@ -151,7 +151,7 @@ def test_training_without_crystals_says_what_to_do(tmp_path):
     write_table(tmp_path / "materials.parquet", rows, "materials")
     params = {"settings": settings(), "bounds": BOUNDS, "checkpoint": tmp_path / "c.safetensors"}
     job = snakemake(tmp_path, params, {"materials": tmp_path / "materials.parquet"}, {})
-    with pytest.raises(DataError, match="the training split is empty, or all of it was refused"):
+    with pytest.raises(DataError, match="the training split is empty, or all crystals were refused"):
         train_cdvae.main(job)
 
 

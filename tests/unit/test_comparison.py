@@ -77,7 +77,7 @@ def test_rows_per_system_and_replicate():
 
 def test_other_prompts_cannot_be_compared():
     some = {"sft": [measured([1, 0, 0, 0])], "rl": [measured([1, 0], ["NaCl", "MgO"])]}
-    with pytest.raises(ValueError, match="not asked for the same formulas"):
+    with pytest.raises(ValueError, match="have different prompts"):
         comparison_rows(some, "sft", {"n_bootstrap": 10}, seed=1)
 
 

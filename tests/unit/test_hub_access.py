@@ -39,23 +39,23 @@ def hub(monkeypatch, tmp_path):
 CASES = {
     ("org/public", None): None,
     ("org/public", TOKEN): None,
-    ("org/public", "hf_revoked00"): "refuses the token of HF_TOKEN (401); make another at {hub}/settings/tokens, and "
-    + LOG_IN,
-    ("org/private", None): f"has no public model of that name (401); check the name, or {LOG_IN} where it is private",
+    ("org/public", "hf_revoked00"): "refuses the token of HF_TOKEN (401); create a new one at {hub}/settings/tokens, "
+    + f"and {LOG_IN}",
+    ("org/private", None): f"has no public model of that name (401); check the name, or {LOG_IN} if it is private",
     (
         "org/private",
         OTHER_TOKEN,
     ): "has no model of that name that the account of HF_TOKEN may see (404); check the name",
     ("org/private", TOKEN): None,
-    ("org/gated", None): "gives it only to accounts that accepted its licence (401); accept it at {hub}/org/gated, and "
-    + LOG_IN,
+    ("org/gated", None): "provides it only to accounts that accepted its licence (401); accept it at {hub}/org/gated, "
+    + f"and {LOG_IN}",
     ("org/gated", OTHER_TOKEN): "has not given the account of HF_TOKEN access to it (403): it is gated; accept its "
     "licence at {hub}/org/gated and wait until access is granted, or let the token read gated repositories",
     ("org/gated", TOKEN): None,
-    ("org/moved", None): "gives it only to accounts that accepted its licence (401); accept it at {hub}/org/moved, and "
-    + LOG_IN,
+    ("org/moved", None): "provides it only to accounts that accepted its licence (401); accept it at {hub}/org/moved, "
+    + f"and {LOG_IN}",
     ("org/missing", TOKEN): "has no model of that name that the account of HF_TOKEN may see (404); check the name",
-    ("org/gguf", None): "has the model without config.json (404); name one that transformers can load",
+    ("org/gguf", None): "has the model but not config.json (404); choose one that transformers can load",
 }
 
 
@@ -222,7 +222,7 @@ def test_what_cannot_be_fetched_is_said_in_one_sentence(monkeypatch):
         raise OSError("403 Client Error.\n\nCannot access gated repo")
 
     monkeypatch.setattr(fetch_base_model, "snapshot_download", refuse)
-    with pytest.raises(OSError, match="org/gated cannot be fetched: .* gives it only to accounts") as caught:
+    with pytest.raises(OSError, match="org/gated cannot be fetched: .* provides it only to accounts") as caught:
         fetch_base_model.fetch("org/gated")
     assert "\n" not in str(caught.value) and caught.value.__suppress_context__
 

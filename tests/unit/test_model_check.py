@@ -217,7 +217,7 @@ def test_a_tokenizer_that_loses_text_or_is_of_another_model_is_refused(tmp_path)
     held["normalizer"] = {"type": "Lowercase"}
     (folder / "tokenizer.json").write_text(json.dumps(held))
     (problem,) = problems_of(folder)
-    assert "makes '90 90 120\\nmg" in problem and "instead of '90 90 120\\nMg" in problem
+    assert "text ('90 90 120\\nmg" in problem and "instead of '90 90 120\\nMg" in problem
     n = len(read_tokenizer(BASE_MODEL))
     folder = make_model(tmp_path / "small", config={"vocab_size": n - 1})
     assert problems_of(folder) == [
@@ -288,7 +288,7 @@ def test_templates_in_use_that_cannot_be_trained_on(family, words):
 def test_preflight_checks_a_model_on_the_disk(tmp_path, monkeypatch):
     folder = make_model(tmp_path / "m", None)
     assert missing_base_model(str(folder)) == [
-        f"base_model.path is {str(folder)!r}, which cannot work: there is no chat template, and prompts are "
+        f"base_model.path is {str(folder)!r}, which cannot work: there is no chat template, but prompts are "
         "conversations; use an instruct model"
     ]
     assert unusable_model(make_model(tmp_path / "think", THINK)) == []

@@ -171,7 +171,7 @@ def test_before_a_run_a_server_that_is_away_is_no_reason(monkeypatch):
         (problem,) = missing_base_model("owner/model", must_answer=False)
         assert "check the name" in problem
         (problem,) = missing_base_model("gpt2")  # a hub name without an owner is asked for
-        assert "does not hand it out (404)" in problem
+        assert "does not provide it (404)" in problem
 
 
 def test_another_gguf_file_than_the_one_meant():
@@ -189,7 +189,7 @@ def test_a_model_folder_must_be_whole(tmp_path):
     for length in (weights.stat().st_size - 1, 100, 3):
         with open(weights, "r+b") as handle:
             handle.truncate(length)
-        assert missing_in_model(model) == ["the rest of model.safetensors, which was cut short"]
+        assert missing_in_model(model) == ["the rest of model.safetensors, which is truncated"]
     weights.unlink()
     (model / "tokenizer.json").unlink()
     (problem,) = missing_base_model(str(model))

@@ -16,7 +16,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 import train_grpo
 from hullseeker.language_model.launching import Job, launch_command, run_training
-from hullseeker.language_model.scale import how_processes_share, training_env
+from hullseeker.language_model.scale import read_distributed_type, training_env
 from hullseeker.language_model.training import WriteManifest, claim_checkpoints, threads_of_process
 from hullseeker.workflow.configuration import ConfigError, check_config
 from hullseeker.workflow.readiness import missing_training_packages
@@ -182,7 +182,7 @@ def test_a_missing_trainer_is_named_before_any_job(config):
 
 
 def test_every_accelerate_file_says_how_it_shares():
-    kinds = {path.stem: how_processes_share(path) for path in ACCELERATE.glob("*.yaml")}
+    kinds = {path.stem: read_distributed_type(path) for path in ACCELERATE.glob("*.yaml")}
     assert kinds == {"cpu": "MULTI_GPU", "ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed_zero3": "DEEPSPEED"}
 
 

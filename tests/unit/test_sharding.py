@@ -13,9 +13,9 @@ from hullseeker.tables.sharding import blocks_of_shard, n_jobs
 def test_every_row_is_in_one_block_that_does_not_depend_on_sharding(n_rows, block_size, n_shards):
     rows = list(range(n_rows))
     alone = blocks_of_shard(rows, block_size, 0, 1)
-    dealt = [block for shard in range(n_shards) for block in blocks_of_shard(rows, block_size, shard, n_shards)]
-    assert sorted(map(tuple, dealt)) == sorted(map(tuple, alone))
-    assert sorted(row for block in dealt for row in block) == rows
+    shards = [block for shard in range(n_shards) for block in blocks_of_shard(rows, block_size, shard, n_shards)]
+    assert sorted(map(tuple, shards)) == sorted(map(tuple, alone))
+    assert sorted(row for block in shards for row in block) == rows
 
 
 def test_a_shard_that_does_not_exist():
@@ -25,12 +25,12 @@ def test_a_shard_that_does_not_exist():
 
 @settings(deadline=None)
 @given(st.integers(0, 3000), st.integers(1, 70), st.integers(1, 1100))
-def test_no_job_is_empty(n_rows, block_size, most):
-    jobs = n_jobs(n_rows, block_size, most)
-    assert 1 <= jobs <= most
-    dealt = [blocks_of_shard(range(n_rows), block_size, job, jobs) for job in range(jobs)]
-    assert all(dealt) or n_rows == 0
-    assert jobs == most or len(dealt[0]) <= 1
+def test_no_job_is_empty(n_rows, block_size, max_jobs):
+    jobs = n_jobs(n_rows, block_size, max_jobs)
+    assert 1 <= jobs <= max_jobs
+    shards = [blocks_of_shard(range(n_rows), block_size, job, jobs) for job in range(jobs)]
+    assert all(shards) or n_rows == 0
+    assert jobs == max_jobs or len(shards[0]) <= 1
 
 
 def test_ten_thousand_samples_at_1024_shards():

@@ -1,8 +1,8 @@
-"""Unit cells in torch, many at once: matrices from lengths and angles, periodic differences, which cells are sound.
+"""Batched unit cells in torch: lattice matrices, periodic differences, validity.
 
 Needs: torch.
 
-A lattice is (3, 3), row vectors in Å; a batch of them (B, 3, 3). `crystal` (N,) says to which lattice an atom belongs.
+A lattice is (3, 3), row vectors in Å; a batch of them (B, 3, 3). `crystal` (N,) is the lattice index of each atom.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _AROUND = tuple(product((-1, 0, 1), repeat=3))
 
 
 def lattice_matrix(lengths_ang: Tensor, angles_deg: Tensor) -> Tensor:
-    """Return (B, 3, 3) of lengths and angles (B, 3): a along x, b in the xy plane; NaN for angles that do not close."""
+    """Return (B, 3, 3) of lengths and angles (B, 3): a along x, b in the xy plane; NaN for impossible angles."""
     cos_alpha, cos_beta, cos_gamma = torch.deg2rad(angles_deg).cos().unbind(-1)
     sin_gamma = torch.deg2rad(angles_deg[..., 2]).sin()
     a, b, c = lengths_ang.unbind(-1)
@@ -65,7 +65,7 @@ def to_fractional(cart_ang: Tensor, lattice: Tensor, crystal: Tensor) -> Tensor:
 def shortest_vectors_ang(frac_from: Tensor, frac_to: Tensor, lattice: Tensor, crystal: Tensor) -> Tensor:
     """Return the shortest periodic vectors (N, 3) from one set of points to another, in Å.
 
-    The 27 images around the nearest fractional one are searched, which is exact in reduced cells.
+    Searches 27 images around the nearest fractional difference, which is exact in reduced cells.
     """
     difference = frac_to - frac_from
     difference = difference - difference.round()
@@ -76,7 +76,7 @@ def shortest_vectors_ang(frac_from: Tensor, frac_to: Tensor, lattice: Tensor, cr
 
 
 def cell_problem(lengths_ang: list[float], angles_deg: list[float], volume: float, n_atoms: int, bounds: Mapping):
-    """Return in words why a cell is absurd, None where it is sound; `bounds` are the config's `crystal_text`."""
+    """Return why a cell is invalid, None if it is valid; `bounds` are the config's `crystal_text`."""
     numbers = [*lengths_ang, *angles_deg, volume]
     if not all(-1e30 < x < 1e30 for x in numbers):
         shown = f"lengths {_shown(lengths_ang)} Å, angles {_shown(angles_deg)}"
@@ -98,7 +98,7 @@ def _shown(values: list[float]) -> str:
 
 
 def sound_cells(lengths_ang: Tensor, angles_deg: Tensor, n_atoms: Tensor, bounds: Mapping) -> Tensor:
-    """Return (B,) whether cells are within bounds, as `cell_problem` says it, for a batch."""
+    """Return whether cells (B,) are within bounds, as in `cell_problem`, for a batch."""
     per_atom = volume_ang3(torch.nan_to_num(lattice_matrix(lengths_ang, angles_deg))) / n_atoms.clamp(min=1)
 
     def within(values: Tensor, low: float, high: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Crystals as CDVAE sees them: Niggli-reduced cells, in batches, with bonds for the encoder and a scale for lattices.
+"""CDVAE's data: batches of Niggli-reduced crystals, bonds for the encoder, and the scale of lattice targets.
 
 Needs: torch, numpy, pymatgen.
 """
@@ -25,7 +25,7 @@ from hullseeker.cdvae.periodic_graph import (
 from hullseeker.runtime.logs import progress
 from hullseeker.tables.structures import to_structure
 
-# Classes of the element heads, atomic numbers from 1; Xie et al. 2021.
+# Number of classes of the element heads, for atomic numbers from 1; Xie et al. 2021.
 MAX_ATOMIC_NUMBER = 100
 _CRYSTALS_AT_ONCE = 256
 
@@ -47,7 +47,7 @@ class Crystal:
 
 @dataclass(frozen=True)
 class Batch:
-    """B crystals with N atoms in all; `crystal` says whose an atom is."""
+    """B crystals with N atoms in total; `crystal` (N,) is the crystal index of each atom."""
 
     lengths_ang: Tensor  # (B, 3)
     angles_deg: Tensor  # (B, 3)
@@ -56,7 +56,7 @@ class Batch:
     atomic_numbers: Tensor  # (N,)
 
     def to(self, device: str, dtype: torch.dtype = torch.float32) -> Batch:
-        """Return the batch on a device, real numbers in `dtype`."""
+        """Return the batch on a device, with floats in `dtype`."""
         moved = (getattr(self, f.name) for f in fields(self))
         return Batch(*(v.to(device, dtype if v.is_floating_point() else v.dtype) for v in moved))
 
@@ -71,7 +71,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class BondGraph:
-    """What the encoder reads of a batch's geometry: edges, and the pairs of edges that make a walk of two steps."""
+    """The bond graph of a batch for the encoder: E edges, and T pairs of consecutive edges."""
 
     receiver: Tensor  # (E,)
     sender: Tensor  # (E,)
@@ -81,17 +81,17 @@ class BondGraph:
     edge_ji: Tensor  # (T,)
 
     def to(self, device: str, dtype: torch.dtype = torch.float32) -> BondGraph:
-        """Return the graph on a device, real numbers in `dtype`."""
+        """Return the graph on a device, with floats in `dtype`."""
         moved = (getattr(self, f.name) for f in fields(self))
         return BondGraph(*(v.to(device, dtype if v.is_floating_point() else v.dtype) for v in moved))
 
 
 def niggli_crystal(row: Mapping) -> Crystal:
-    """Return a row of a table of structures in its Niggli-reduced cell; raises what pymatgen raises."""
+    """Return a structure row as a Crystal in its Niggli-reduced cell; raises what pymatgen raises."""
     reduced = to_structure(row).get_reduced_structure(reduction_algo="niggli")
     frac = np.asarray(reduced.frac_coords, dtype=float)
     if np.linalg.det(reduced.lattice.matrix) < 0:
-        # Lengths and angles say nothing of handedness: the same crystal with all three vectors turned round.
+        # Lengths and angles do not determine handedness: invert all three vectors to make the cell right-handed.
         frac = -frac
     frac = frac % 1.0
     return Crystal(
@@ -104,9 +104,9 @@ def niggli_crystal(row: Mapping) -> Crystal:
 
 
 def crystals_of_rows(rows: Iterable[Mapping], max_atoms: int) -> tuple[list[Crystal], dict[str, str]]:
-    """Return the crystals that CDVAE can take, and why each other one is refused, by structure_id.
+    """Return the crystals that CDVAE supports, and why the others are refused, by structure_id.
 
-    Refused: more than `max_atoms` atoms, an element past atomic number 100, a cell that cannot be reduced.
+    Refused: more than `max_atoms` atoms, an atomic number above 100, a cell that cannot be reduced.
     """
     crystals, refused = [], {}
     for row in rows:
@@ -141,7 +141,7 @@ def collate(crystals: Sequence[Crystal]) -> Batch:
 def bonds_of_crystals(
     crystals: Sequence[Crystal], graph: str, cutoff_ang: float, max_neighbours: int
 ) -> list[Bonds | str]:
-    """Return the encoder's bonds of every crystal, or why CrystalNN has none.
+    """Return the encoder's bonds of every crystal, or the error message of CrystalNN.
 
     `graph` is radius or crystal_nn (the config's `cdvae.graph`).
     """
@@ -149,12 +149,12 @@ def bonds_of_crystals(
         return [_crystal_nn_bonds(c, cutoff_ang, max_neighbours) for c in progress(crystals, "CrystalNN")]
     if graph != "radius":
         raise ValueError(f"cdvae.graph is {graph!r}; choose radius or crystal_nn")
-    found: list[Bonds | str] = []
+    bonds: list[Bonds | str] = []
     for start in range(0, len(crystals), _CRYSTALS_AT_ONCE):
         batch = collate(crystals[start : start + _CRYSTALS_AT_ONCE])
         pairs = possible_pairs(batch.lattice, batch.n_atoms, cutoff_ang)
-        found += _split(as_bonds(nearest_neighbours(pairs, batch.frac, max_neighbours)), batch)
-    return found
+        bonds += _split(as_bonds(nearest_neighbours(pairs, batch.frac, max_neighbours)), batch)
+    return bonds
 
 
 def _crystal_nn_bonds(crystal: Crystal, cutoff_ang: float, max_neighbours: int) -> Bonds | str:
@@ -196,7 +196,7 @@ class Prepared:
     bonds: Sequence[Bonds]
 
     def batches(self, order: Sequence[int], size: int, device: str) -> Iterator[tuple[Batch, BondGraph]]:
-        """Yield the crystals in an order, `size` together."""
+        """Yield batches of `size` crystals in this order, with their bond graphs."""
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             batch = collate([self.crystals[i] for i in chosen])
@@ -205,31 +205,31 @@ class Prepared:
 
 
 def prepare(rows: Iterable[Mapping], settings: Mapping) -> tuple[Prepared, dict[str, str]]:
-    """Return the crystals that CDVAE can take with their bonds, and why each other one is refused, by structure_id.
+    """Return the crystals that CDVAE supports with their bonds, and why the others are refused, by structure_id.
 
     `settings` is the config's `cdvae` section.
     """
     crystals, refused = crystals_of_rows(rows, settings["max_atoms"])
     graph, encoder = settings["graph"], settings["encoder"]
-    found = bonds_of_crystals(crystals, graph, encoder["cutoff_ang"], encoder["max_neighbours"])
-    refused |= {c.structure_id: b for c, b in zip(crystals, found, strict=True) if isinstance(b, str)}
-    kept = [(c, b) for c, b in zip(crystals, found, strict=True) if isinstance(b, Bonds)]
+    bonds = bonds_of_crystals(crystals, graph, encoder["cutoff_ang"], encoder["max_neighbours"])
+    refused |= {c.structure_id: b for c, b in zip(crystals, bonds, strict=True) if isinstance(b, str)}
+    kept = [(c, b) for c, b in zip(crystals, bonds, strict=True) if isinstance(b, Bonds)]
     return Prepared([c for c, _ in kept], [b for _, b in kept]), refused
 
 
 def lattice_targets(lengths_ang: Tensor, angles_deg: Tensor, n_atoms: Tensor) -> Tensor:
-    """Return (B, 6): lengths over N^(1/3), and angles; Xie et al. 2021."""
+    """Return lattice targets (B, 6): lengths / N^(1/3) and angles; Xie et al. 2021."""
     return torch.cat([lengths_ang / n_atoms[:, None].to(lengths_ang.dtype) ** (1 / 3), angles_deg], dim=-1)
 
 
 def lattice_scale(crystals: Sequence[Crystal]) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation (6,) of the lattice targets over the training set; deviation 1 where all are equal.
+    """Return mean and deviation (6,) of the lattice targets over the training set; deviation 1 for constant targets.
 
     Raises DataError for an empty training set.
     """
     if not crystals:
         raise DataError(
-            "there is no crystal to train CDVAE on; the training split is empty, or all of it was refused: see the "
+            "there is no crystal to train CDVAE on; the training split is empty, or all crystals were refused: see the "
             "log, cdvae.max_atoms, data.max_sites and data.test_fraction"
         )
     batch = collate(crystals)

@@ -1,6 +1,6 @@
-"""The decoder: a network of scalars and vectors on the noisy crystal, which stands in for CDVAE's GemNet-T.
+"""The decoder: an equivariant network on the noisy crystal, which replaces CDVAE's GemNet-T.
 
-It is built after PaiNN (Schütt et al. 2021, arXiv:2102.03150): messages along the vectors to neighbours, no angles.
+It follows PaiNN (Schütt et al. 2021, arXiv:2102.03150): scalar and vector features, messages without angles.
 
 Needs: torch.
 """
@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from hullseeker.cdvae.data import MAX_ATOMIC_NUMBER
 from hullseeker.cdvae.periodic_graph import Neighbours
 
-# Vectors shorter than this are not made longer by `even_length`: at a symmetric site they are rounding errors.
+# `normalize_vectors` does not scale up shorter vectors: at symmetric sites they are rounding errors.
 _SHORT = 0.01
 
 
-def even_length(v: Tensor) -> Tensor:
-    """Return vectors (N, 3, F) divided by their root mean square over F, which keeps their directions.
+def normalize_vectors(v: Tensor) -> Tensor:
+    """Return vectors (N, 3, F) divided by their root mean square length over F, which keeps their directions.
 
-    Without it products of vectors grow without bound in noise that training has not shown. And a noise of a hundredth
-    of an ångström leaves short vectors where the answer is one of length one.
+    Without normalisation, products of vectors diverge for noise levels beyond those of training. It also lets the
+    decoder predict vectors of length one from the short vectors at noise of 0.01 Å.
     """
     return v * (v.square().sum(dim=1, keepdim=True).mean(dim=-1, keepdim=True) + _SHORT**2).rsqrt()
 
 
 class Message(nn.Module):
-    """Gather from neighbours: scalars (N, F) and vectors (N, 3, F)."""
+    """Sum messages from neighbours: scalars (N, F) and vectors (N, 3, F)."""
 
     def __init__(self, hidden: int, n_radial: int) -> None:
         super().__init__()
@@ -56,14 +56,14 @@ class Update(nn.Module):
         self.gates = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.SiLU(), nn.Linear(hidden, 3 * hidden))
 
     def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        one, other = self.two(v).chunk(2, dim=-1)
-        size = (other.square().sum(dim=1) + 1e-8).sqrt()
-        a, b, c = self.gates(torch.cat([s, size], dim=-1)).chunk(3, dim=-1)
-        return a + b * (one * other).sum(dim=1), c[:, None] * one
+        first, second = self.two(v).chunk(2, dim=-1)
+        length = (second.square().sum(dim=1) + 1e-8).sqrt()
+        a, b, c = self.gates(torch.cat([s, length], dim=-1)).chunk(3, dim=-1)
+        return a + b * (first * second).sum(dim=1), c[:, None] * first
 
 
 class Decoder(nn.Module):
-    """z and a noisy crystal to a vector per atom (equivariant) and logits over elements (invariant)."""
+    """Maps z and a noisy crystal to a vector per atom (equivariant) and element logits (invariant)."""
 
     def __init__(self, settings: Mapping, latent_size: int) -> None:
         super().__init__()
@@ -81,23 +81,23 @@ class Decoder(nn.Module):
         self.types = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, MAX_ATOMIC_NUMBER))
 
     def radial_basis(self, distance_ang: Tensor) -> Tensor:
-        """Return (…, n_radial): Gaussians at equal distances up to the cut-off, as wide as they are apart.
+        """Return (…, n_radial): Gaussians on a uniform grid up to the cut-off, with the grid spacing as width.
 
-        They are as sharp near the cut-off as at 0, and bounded where atoms collide.
+        Their resolution does not depend on the distance, and they are bounded at distance 0.
         """
         n = torch.arange(1, self.n_radial + 1, dtype=distance_ang.dtype, device=distance_ang.device)
         return torch.exp(-0.5 * (distance_ang[..., None] * (self.n_radial / self.cutoff_ang) - n) ** 2)
 
     def forward(self, z: Tensor, atomic_numbers: Tensor, near: Neighbours) -> tuple[Tensor, Tensor]:
-        """Return (N, 3) and (N, 100) for z (N, L) given to every atom, and the elements (N,) that the noise shows."""
+        """Return vectors (N, 3) and logits (N, 100) for z (N, L) per atom and noisy elements (N,)."""
         s = self.start(torch.cat([self.elements(atomic_numbers), z], dim=-1))
         v = None
         radial = self.radial_basis(near.distance_ang)
         unit = near.vector_ang / near.distance_ang[..., None].clamp(min=1e-6)
         for i, (message, update) in enumerate(zip(self.messages, self.updates, strict=True)):
-            ds, dv = message(self.norms[2 * i](s), v if v is None else even_length(v), near, radial, unit)
+            ds, dv = message(self.norms[2 * i](s), v if v is None else normalize_vectors(v), near, radial, unit)
             s, v = s + ds, dv if v is None else v + dv
-            ds, dv = update(self.norms[2 * i + 1](s), even_length(v))
+            ds, dv = update(self.norms[2 * i + 1](s), normalize_vectors(v))
             s, v = s + ds, v + dv
         s = self.norms[-1](s)
-        return (even_length(v) * self.gate(s)[:, None]).sum(dim=-1), self.types(s)
+        return (normalize_vectors(v) * self.gate(s)[:, None]).sum(dim=-1), self.types(s)

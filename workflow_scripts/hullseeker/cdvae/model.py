@@ -1,4 +1,4 @@
-"""The model and its losses: heads on z, the decoder on a noisy crystal; Xie et al. 2021, section 4.
+"""CDVAE model and losses: encoder, heads on the latent z, and a decoder on noisy crystals; Xie et al. 2021, section 4.
 
 Needs: torch, torch_geometric.
 """
@@ -24,17 +24,17 @@ TERMS = ("n_atoms", "lattice", "composition", "coordinates", "types", "kl")
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one pass, drawn before it: on the CPU, so that a device changes nothing."""
+    """Random numbers of one forward pass, generated on the CPU so that they do not depend on the device."""
 
     latent: Tensor  # (B, L) normal
-    coordinate_level: Tensor  # (B,) whole
-    type_level: Tensor  # (B,) whole
+    coordinate_level: Tensor  # (B,) integer
+    type_level: Tensor  # (B,) integer
     positions: Tensor  # (N, 3) normal
     types: Tensor  # (N,) uniform
 
     @staticmethod
     def make(batch: Batch, latent_size: int, n_levels: int, generator: torch.Generator) -> Draws:
-        """Draw for the sizes of a batch; on the CPU, wherever the batch is."""
+        """Draw random numbers for a batch, on the CPU."""
         n_crystals, n_atoms = len(batch.n_atoms), len(batch.frac)
         return Draws(
             torch.randn(n_crystals, latent_size, generator=generator),
@@ -77,30 +77,30 @@ class Cdvae(nn.Module):
         return self.mean(hidden), self.log_variance(hidden)
 
     def cell_of(self, z: Tensor, n_atoms: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the lengths (B, 3) in Å and angles (B, 3) in degrees that z says, for cells of `n_atoms` (B,)."""
+        """Return the predicted lengths (B, 3) in Å and angles (B, 3) in degrees for z (B, L) and `n_atoms` (B,)."""
         values = self.lattice(z) * self.lattice_deviation + self.lattice_mean
         return values[:, :3] * n_atoms[:, None].to(z.dtype) ** (1 / 3), values[:, 3:]
 
     def scores(self, z: Tensor, frac: Tensor, atomic_numbers: Tensor, pairs) -> tuple[Tensor, Tensor]:
-        """Return the decoder's vectors (N, 3) and element logits (N, 100) of crystals as they stand; z is (B, L)."""
+        """Return the decoder's vectors (N, 3) and element logits (N, 100) for noisy crystals; z is (B, L)."""
         near = nearest_neighbours(pairs, frac, self.settings["decoder"]["max_neighbours"])
         return self.decoder(z[pairs.crystal], atomic_numbers, near)
 
     def pairs_in(self, lattice: Tensor, n_atoms: Tensor):
-        """Return the pairs that the decoder may see in lattices (B, 3, 3)."""
+        """Return the pairs of atoms within the decoder's cut-off for lattices (B, 3, 3)."""
         return possible_pairs(lattice, n_atoms, self.settings["decoder"]["cutoff_ang"])
 
     def losses(self, batch: Batch, graph: BondGraph, draws: Draws, teacher_forcing: bool) -> dict[str, Tensor]:
-        """Return the six terms by name, each a mean over crystals, not yet weighted.
+        """Return the six unweighted loss terms by name, each a mean over crystals.
 
-        Without teacher forcing the noisy crystal stands in the predicted cell, where that is sound; no gradient
-        passes through the cell.
+        Without teacher forcing the noisy crystal is in the predicted cell, or in the true cell if that is unsound; no
+        gradient passes through the cell.
         """
         mean, log_variance = self.encode(batch, graph)
         z = mean + draws.latent * (0.5 * log_variance).exp()
-        crystal, true_n = batch.crystal, batch.n_atoms
+        crystal, true_n_atoms = batch.crystal, batch.n_atoms
         targets = (
-            lattice_targets(batch.lengths_ang, batch.angles_deg, true_n) - self.lattice_mean
+            lattice_targets(batch.lengths_ang, batch.angles_deg, true_n_atoms) - self.lattice_mean
         ) / self.lattice_deviation
         composition = self.composition(z)[crystal]
         lattice = batch.lattice
@@ -112,14 +112,14 @@ class Cdvae(nn.Module):
         noisy_types = drawn_types(
             type_probabilities(batch.atomic_numbers, composition, sigma_type[crystal]), draws.types
         )
-        vectors, logits = self.scores(z, noisy, noisy_types, self.pairs_in(lattice, true_n))
-        back = shortest_vectors_ang(noisy, batch.frac, lattice, crystal)
+        vectors, logits = self.scores(z, noisy, noisy_types, self.pairs_in(lattice, true_n_atoms))
+        to_true = shortest_vectors_ang(noisy, batch.frac, lattice, crystal)
         elements = batch.atomic_numbers - 1
         return {
-            "n_atoms": cross_entropy(self.n_atoms(z), true_n),
+            "n_atoms": cross_entropy(self.n_atoms(z), true_n_atoms),
             "lattice": (self.lattice(z) - targets).square().mean(),
             "composition": per_crystal(cross_entropy(composition, elements, reduction="none"), batch).mean(),
-            "coordinates": coordinate_loss(back, vectors, sigma, batch),
+            "coordinates": coordinate_loss(to_true, vectors, sigma, batch),
             "types": (per_crystal(cross_entropy(logits, elements, reduction="none"), batch) / sigma_type).mean(),
             "kl": kl_divergence(mean, log_variance),
         }
@@ -131,23 +131,23 @@ class Cdvae(nn.Module):
         return torch.where(sound[:, None, None], lattice_matrix(lengths, angles), true)
 
     def total(self, losses: Mapping[str, Tensor], terms: tuple[str, ...] = TERMS) -> Tensor:
-        """Return the weighted sum of some terms."""
+        """Return the weighted sum of these loss terms."""
         return sum(self.settings["loss_weights"][name] * losses[name] for name in terms)
 
 
-def per_crystal(of_atoms: Tensor, batch: Batch) -> Tensor:
+def per_crystal(atom_values: Tensor, batch: Batch) -> Tensor:
     """Return means (B,) over the atoms (N,) of each crystal."""
-    total = of_atoms.new_zeros(len(batch.n_atoms)).index_add(0, batch.crystal, of_atoms)
+    total = atom_values.new_zeros(len(batch.n_atoms)).index_add(0, batch.crystal, atom_values)
     return total / batch.n_atoms
 
 
-def coordinate_loss(back_ang: Tensor, vectors: Tensor, sigma_ang: Tensor, batch: Batch) -> Tensor:
+def coordinate_loss(to_true_ang: Tensor, vectors: Tensor, sigma_ang: Tensor, batch: Batch) -> Tensor:
     """Return the mean over atoms, then crystals, of ½ sigma² ‖d/sigma² − v/sigma‖²; Xie et al. 2021, eq. 5.
 
-    d (N, 3) leads from the noisy atom to the true one, v (N, 3) is the decoder's vector, sigma (N,).
+    d (N, 3) is the vector from the noisy to the true position, v (N, 3) the decoder's output, sigma (N,).
     """
     sigma = sigma_ang[:, None]
-    return per_crystal(0.5 * (sigma**2 * (back_ang / sigma**2 - vectors / sigma).square()).sum(-1), batch).mean()
+    return per_crystal(0.5 * (sigma**2 * (to_true_ang / sigma**2 - vectors / sigma).square()).sum(-1), batch).mean()
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

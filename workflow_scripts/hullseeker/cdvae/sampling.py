@@ -1,9 +1,8 @@
-"""Annealed Langevin dynamics: from z, a number of atoms and a cell to a crystal; Xie et al. 2021, algorithm 1.
+"""Annealed Langevin dynamics: generates crystals from latents z; Xie et al. 2021, algorithm 1.
 
 Needs: torch, torch_geometric.
 
-Every structure has a random generator of its own: what else is in the batch, and in which shard, changes none of its
-random numbers.
+Every structure has its own random generator, so that its random numbers do not depend on the batch or shard.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from hullseeker.cdvae.noise import noise_levels
 
 @dataclass
 class Drawn:
-    """One crystal drawn, or why there is none."""
+    """A generated crystal, or an error message."""
 
     error: str | None = None
     columns: dict = field(default_factory=dict)  # lattice_ang, atomic_numbers, frac_coords
 
 
 def draw_latents(model: Cdvae, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return (B, L) from a standard normal, one row per generator."""
+    """Return latents (B, L) from a standard normal distribution, one row per generator."""
     size = model.settings["latent_size"]
     return torch.stack([torch.randn(size, generator=g) for g in generators])
 
 
 def draw_composition(probabilities: Tensor, n_atoms: int, generator: torch.Generator) -> Tensor:
-    """Return atomic numbers (n,): expected counts rounded, missing atoms drawn from the remainder, order shuffled.
+    """Return shuffled atomic numbers (n,): rounded expected counts, missing atoms drawn from the remainders.
 
-    `probabilities` (100,) are the composition head's.
+    `probabilities` (100,) are those of the composition head.
     """
     expected = probabilities.double().cpu() * n_atoms
     counts = expected.round()
@@ -55,10 +54,10 @@ def draw_crystals(
     generators: Sequence[torch.Generator],
     n_atoms: Sequence[int] | None = None,
 ) -> list[Drawn]:
-    """Return one outcome per row of z (B, L); numbers of atoms are z's own, the most likely, where none are given.
+    """Return one outcome per row of z (B, L); if n_atoms is None, the most likely numbers of atoms are used.
 
-    A cell that is not finite or outside the bounds is refused before any dynamics, and a crystal that is not finite
-    after it: each with an error.
+    The outcome is an error if the cell is not finite or outside the bounds, or if the positions are not finite after
+    the dynamics.
     """
     model.eval()
     device = model.lattice_mean.device
@@ -112,25 +111,30 @@ def anneal(
     atomic_numbers: Tensor,
     generators: Sequence[torch.Generator],
 ) -> tuple[Tensor, Tensor]:
-    """Return positions (N, 3) and elements (N,) after Langevin steps at falling noise; the cells do not change.
+    """Return positions (N, 3) and elements (N,) after Langevin steps with decreasing noise at fixed cells.
 
     At each sigma: x ← x + a v/sigma + sqrt(2a) noise with a = step_size x (sigma/smallest sigma)², elements ← the most
     likely ones.
     """
-    noise, how = model.settings["noise"], model.settings["sampling"]
+    noise, sampling = model.settings["noise"], model.settings["sampling"]
     smallest = noise["coordinate_sigma_min_ang"]
     pairs = model.pairs_in(lattice, n_atoms)
     counts = n_atoms.tolist()
-    for sigma in noise_levels(noise["coordinate_sigma_max_ang"], smallest, how["n_levels"]).tolist():
-        step = how["step_size_ang2"] * (sigma / smallest) ** 2
+    for sigma in noise_levels(noise["coordinate_sigma_max_ang"], smallest, sampling["n_levels"]).tolist():
+        step_size = sampling["step_size_ang2"] * (sigma / smallest) ** 2
         normal = torch.cat(
-            [torch.randn(how["steps_per_level"], n, 3, generator=g) for n, g in zip(counts, generators, strict=True)],
+            [
+                torch.randn(sampling["steps_per_level"], n, 3, generator=g)
+                for n, g in zip(counts, generators, strict=True)
+            ],
             dim=1,
         ).to(frac)
-        for of_step in normal:
+        for step_noise in normal:
             vectors, logits = model.scores(z, frac, atomic_numbers, pairs)
-            move = step * vectors / sigma + (2 * step) ** 0.5 * of_step
-            frac = wrap(to_fractional(to_cartesian(frac, lattice, pairs.crystal) + move, lattice, pairs.crystal))
+            displacement = step_size * vectors / sigma + (2 * step_size) ** 0.5 * step_noise
+            frac = wrap(
+                to_fractional(to_cartesian(frac, lattice, pairs.crystal) + displacement, lattice, pairs.crystal)
+            )
             atomic_numbers = logits.argmax(dim=-1) + 1
     return frac, atomic_numbers
 

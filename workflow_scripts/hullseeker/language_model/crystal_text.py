@@ -1,10 +1,10 @@
-"""A crystal as the paper's text, and back; and the prompt that asks for it.
+"""Converts crystals to the paper's text format and back, and makes prompts.
 
 Needs: numpy, pymatgen (elements only).
 
-The form (paper, Supplementary): a line of three lattice lengths (Å), a line of three angles (degrees), then
+Format (paper, Supplementary): a line of three lattice lengths (Å), a line of three angles (degrees), then
 each element symbol on a line of its own, followed by one line of fractional coordinates per atom.
-The parser never raises: it returns a structure or says why there is none.
+The parser never raises: it returns a structure or an error message.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"[+-]?\d{1,9}(?:\.\d{0,12})?", re.ASCII)
 
 @dataclass(frozen=True)
 class TextFormat:
-    """Decimals of the written numbers and bounds on what is accepted; the config's `crystal_text` section."""
+    """Decimals of the written numbers and bounds on accepted crystals; the config's `crystal_text` section."""
 
     length_decimals: int
     angle_decimals: int
@@ -40,14 +40,14 @@ class TextFormat:
 
 @dataclass(frozen=True)
 class ParsedCrystal:
-    """Outcome of parsing: the three structure columns, or the reason why there are none."""
+    """Result of parsing: the three structure columns, or an error message."""
 
     columns: Mapping | None
     error: str | None
 
 
 def make_prompt(template: str, formula: str) -> str:
-    """Return the prompt for a formula; ValueError where the template has no {formula}."""
+    """Return the prompt for a formula; ValueError if the template has no {formula}."""
     if "{formula}" not in template:
         raise ValueError("the prompt template must contain {formula}, where the chemical formula goes")
     return template.replace("{formula}", formula)
@@ -56,7 +56,7 @@ def make_prompt(template: str, formula: str) -> str:
 def write_crystal(row: Mapping, form: TextFormat) -> str:
     """Return the text of a structure row: elements in order of electronegativity, atoms in the row's order.
 
-    Lengths and angles are rounded to the nearest, half away from zero as in the paper's examples.
+    Lengths and angles are rounded half away from zero, as in the paper's examples.
     """
     lattice = Lattice(np.reshape(row["lattice_ang"], (3, 3)))
     coordinates = np.reshape(row["frac_coords"], (-1, 3))
@@ -79,7 +79,7 @@ def write_crystal(row: Mapping, form: TextFormat) -> str:
 
 def _fixed(value: float, decimals: int) -> str:
     scale = 10**decimals
-    # The small term undoes binary representation: 5.25 held as 5.2499999 is meant as 5.25.
+    # The small term corrects the binary representation: 5.25 may be stored as 5.2499999.
     return f"{math.floor(value * scale + 0.5 + 1e-9) / scale:.{decimals}f}"
 
 
@@ -94,7 +94,7 @@ def _atomic_number(symbol: str) -> int | None:
 
 
 def parse_crystal(text: str, form: TextFormat) -> ParsedCrystal:
-    """Return the structure that a text describes, or why it describes none; never raises."""
+    """Return the structure that a text describes, or an error message; never raises."""
     if not isinstance(text, str):
         return _refuse(f"expected text, got {type(text).__name__}")
     if len(text) > MAX_TEXT_CHARS:
@@ -134,19 +134,19 @@ def parse_crystal(text: str, form: TextFormat) -> ParsedCrystal:
 
 
 def _parse_atoms(lines: list[str], form: TextFormat) -> tuple[list[int], list[float]] | str:
-    """Return atomic numbers and flat coordinates of the lines below the lattice, or why not."""
+    """Return atomic numbers and flat coordinates of the lines below the lattice, or an error message."""
     numbers: list[int] = []
     coordinates: list[float] = []
     seen: set[int] = set()
-    current, n_of_current = None, 0
+    current_element, n_atoms_of_current = None, 0
     for i, line in enumerate(lines, start=3):
-        numbers_of_line = _three_numbers(line)
-        if numbers_of_line is not None:
-            if current is None:
+        coordinates_of_line = _three_numbers(line)
+        if coordinates_of_line is not None:
+            if current_element is None:
                 return f"line {i} has coordinates before any element: {_shown(line)}"
-            numbers.append(current)
-            coordinates += numbers_of_line
-            n_of_current += 1
+            numbers.append(current_element)
+            coordinates += coordinates_of_line
+            n_atoms_of_current += 1
             if len(numbers) > form.max_atoms:
                 return f"more than {form.max_atoms} atoms"
             continue
@@ -154,12 +154,12 @@ def _parse_atoms(lines: list[str], form: TextFormat) -> tuple[list[int], list[fl
         if z is None:
             return f"line {i} is neither an element nor three coordinates: {_shown(line)}"
         if z in seen:
-            return f"line {i} names {line} again; each element comes once"
-        if current is not None and n_of_current == 0:
+            return f"line {i} names {line} again; each element may occur only once"
+        if current_element is not None and n_atoms_of_current == 0:
             return f"line {i}: the element before {line} has no atoms"
         seen.add(z)
-        current, n_of_current = z, 0
-    if n_of_current == 0:
+        current_element, n_atoms_of_current = z, 0
+    if n_atoms_of_current == 0:
         return "the last element has no atoms"
     if not all(-1.0 <= x <= 2.0 for x in coordinates):
         return "a fractional coordinate is outside -1 to 2"
@@ -171,17 +171,17 @@ def _refuse(error: str) -> ParsedCrystal:
 
 
 def _three_numbers(line: str) -> tuple[float, float, float] | None:
-    """Return the three plain decimals of a line; None for anything else (also nan, inf, 1e5, 0x1f, 1_000)."""
-    words = line.split(" ") if len(line) <= 100 else []
-    words = [word for word in words if word]
-    if len(words) != 3 or not all(_NUMBER.fullmatch(word) for word in words):
+    """Return the three decimal numbers of a line; None for anything else, such as nan, inf, 1e5, 0x1f or 1_000."""
+    fields = line.split(" ") if len(line) <= 100 else []
+    fields = [word for word in fields if word]
+    if len(fields) != 3 or not all(_NUMBER.fullmatch(word) for word in fields):
         return None
-    first, second, third = map(float, words)
+    first, second, third = map(float, fields)
     return first, second, third
 
 
 def _volume(lengths: tuple[float, ...], angles: tuple[float, ...]) -> float | None:
-    """Return the cell volume (Å^3), or None where the three angles span no cell."""
+    """Return the cell volume (Å^3), or None if the three angles do not form a cell."""
     cosines = [math.cos(math.radians(x)) for x in angles]
     square = 1 - sum(c * c for c in cosines) + 2 * math.prod(cosines)
     return math.prod(lengths) * math.sqrt(square) if square > 1e-4 else None

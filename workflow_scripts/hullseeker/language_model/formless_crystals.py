@@ -1,7 +1,7 @@
-"""Text in the crystal form with no chemistry in it: what the embedded base model is trained on.
+"""Random crystal texts without chemistry, on which the embedded base model is trained.
 
-Needs: numpy, pymatgen. The form and the count of atoms per element follow the formula; elements, lengths,
-angles and coordinates are drawn without regard to each other.
+Needs: numpy, pymatgen. The texts have the right format and the number of atoms per element of the formula; elements,
+lengths, angles and coordinates are drawn independently.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ MAX_ATOMS = 12
 
 
 def draw_formless_crystal(rng: np.random.Generator, elements: list[int], small_counts: bool) -> dict:
-    """Return a random structure row: 1 to 3 elements, 1 to 12 atoms, a box of random shape, atoms anywhere.
+    """Return a random structure row: 1 to 3 elements, 1 to 12 atoms, random cell and positions.
 
-    Counts per element are 1 to 6 alike; with `small_counts` small ones are the most frequent, as in crystals.
+    Counts per element are uniform from 1 to 6; with `small_counts` small counts are more frequent, as in real crystals.
     """
     while True:
         n_elements = int(rng.choice([1, 2, 3], p=[0.1, 0.45, 0.45]))

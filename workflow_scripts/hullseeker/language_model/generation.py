@@ -1,4 +1,4 @@
-"""Language models as the workflow uses them: loading, conversations, seeded sampling.
+"""Language models: loading, conversations, seeded sampling.
 
 Needs: torch, transformers.
 """
@@ -20,14 +20,14 @@ from huggingface_hub import snapshot_download  # noqa: E402
 from huggingface_hub.errors import HFValidationError  # noqa: E402
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
 
-from hullseeker.language_model.hub_models import WANTED, hub_cache  # noqa: E402
-from hullseeker.language_model.model_check import check_embeddings, folder_of, mend_tokenizer, read_tokenizer  # noqa: E402
+from hullseeker.language_model.hub_models import DOWNLOAD_PATTERNS, hub_cache  # noqa: E402
+from hullseeker.language_model.model_check import check_embeddings, existing_folder, mend_tokenizer, read_tokenizer  # noqa: E402
 from hullseeker.runtime.devices import require_device  # noqa: E402
 from hullseeker.runtime.provenance import seed_for, sha256_of_json  # noqa: E402
 
 
 class Completion(NamedTuple):
-    """What a model wrote, its tokens without the end token, and whether it ended it before the limit."""
+    """Generated text, its number of tokens without the end token, and whether an end token came before the limit."""
 
     text: str
     n_tokens: int
@@ -37,10 +37,10 @@ class Completion(NamedTuple):
 def load_language_model(
     path: str | Path, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa", log: Logger | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load model and tokenizer from a folder or a hub name; both end answers with the same tokens.
+    """Load model and tokenizer from a folder or hub name; generation stops at the end tokens of both.
 
-    Raises RuntimeError where a GPU is asked for and there is none, or flash-attn and it is not installed; OSError where
-    there is no such model; ModelCheckError where its tokenizer or chat template cannot work (model_check.py).
+    Raises RuntimeError if the GPU or flash-attn is requested but not available, OSError if there is no such model, and
+    ModelCheckError if the tokenizer or chat template is unusable (model_check.py).
     """
     require_device(device, "base_model.device")
     if attention == "flash_attention_2" and find_spec("flash_attn") is None:
@@ -48,46 +48,46 @@ def load_language_model(
             "base_model.attention is 'flash_attention_2', and flash-attn is not installed here; install it into the "
             "environment that trains, or set base_model.attention: sdpa"
         )
-    folder = folder_with(path)
+    folder = local_folder(path)
     tokenizer = load_tokenizer(folder, log)
     model = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=getattr(torch, dtype), use_safetensors=True, attn_implementation=attention
     )
     check_embeddings(len(tokenizer), model.get_input_embeddings().num_embeddings)
-    own = tokenizer.eos_token_id
-    others = sorted(end_tokens(model, tokenizer) - {own})
-    model.generation_config.eos_token_id = [own, *others] if others else own
+    end_token = tokenizer.eos_token_id
+    others = sorted(end_tokens(model, tokenizer) - {end_token})
+    model.generation_config.eos_token_id = [end_token, *others] if others else end_token
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.to(device), tokenizer
 
 
 def load_tokenizer(path: str | Path, log: Logger | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer by folder or hub name, checked, and mended where that is safe; `log` is told what was mended.
+    """Load a tokenizer from a folder or hub name, check it and apply safe repairs, which are written to `log`.
 
-    Raises ModelCheckError where the tokenizer or its chat template cannot work, OSError where there is none.
+    Raises ModelCheckError if the tokenizer or its chat template is unusable, OSError if there is none.
     """
-    tokenizer = read_tokenizer(folder_with(path))
-    for mended in mend_tokenizer(tokenizer):
+    tokenizer = read_tokenizer(local_folder(path))
+    for repair in mend_tokenizer(tokenizer):
         if log is not None:
-            log.info("%s: %s", path, mended)
+            log.info("%s: %s", path, repair)
     return tokenizer
 
 
-def folder_with(path: str | Path) -> Path:
-    """Return the folder of a model, that of a hub name in the hub's cache, fetched where it is not whole.
+def local_folder(path: str | Path) -> Path:
+    """Return the folder of a model; a hub model is downloaded to the hub's cache if it is incomplete there.
 
-    transformers reads some tokenizers otherwise by name than by folder, so that all is read by folder.
+    Models are always loaded from folders, because transformers loads some tokenizers differently by name.
     """
-    if (found := folder_of(path)) is not None:
-        return found
+    if (folder := existing_folder(path)) is not None:
+        return folder
     try:
-        return Path(snapshot_download(str(path), allow_patterns=WANTED, cache_dir=hub_cache()))
+        return Path(snapshot_download(str(path), allow_patterns=DOWNLOAD_PATTERNS, cache_dir=hub_cache()))
     except HFValidationError as error:
         raise OSError(f"{path} is neither a folder here nor a hub name (owner/model)") from error
 
 
 def as_conversation(prompt: str, completion: str | None = None) -> dict:
-    """Return a row of TRL's conversational prompt-completion format."""
+    """Return a row in TRL's conversational prompt-completion format."""
     row = {"prompt": [{"role": "user", "content": prompt}]}
     if completion is not None:
         row["completion"] = [{"role": "assistant", "content": completion}]
@@ -95,7 +95,7 @@ def as_conversation(prompt: str, completion: str | None = None) -> dict:
 
 
 def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[str]:
-    """Return the texts that a model is given for prompts, up to where its answer begins."""
+    """Return the model inputs of prompts: the chat template applied up to the start of the answer."""
     return [
         tokenizer.apply_chat_template(as_conversation(p)["prompt"], tokenize=False, add_generation_prompt=True)
         for p in prompts
@@ -103,30 +103,30 @@ def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -
 
 
 def sha256_of_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> str:
-    """Return the SHA-256 of distinct prompts as a model is given them, whatever their order."""
+    """Return the SHA-256 of the distinct rendered prompts, independent of their order."""
     return sha256_of_json(sorted(set(render_prompts(tokenizer, prompts))))
 
 
 def longest_prompt_that_fits(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int, context: int | None, key: str
 ) -> int:
-    """Return the tokens of the longest prompt; ValueError where it and an answer exceed `context` tokens.
+    """Return the number of tokens of the longest prompt; ValueError if prompt and answer exceed `context` tokens.
 
-    `key` names the config's key of max_new_tokens.
+    `key` is the config key of max_new_tokens, for the message.
     """
     ids = tokenizer(render_prompts(tokenizer, prompts), add_special_tokens=False)["input_ids"]
-    longest = max(len(one) for one in ids)
+    longest = max(len(prompt_ids) for prompt_ids in ids)
     if context is not None and longest + max_new_tokens > context:
         raise ValueError(
             f"the longest prompt has {longest} tokens, and with {key} of {max_new_tokens} that is more than the "
-            f"{context} tokens that the model has room for; lower {key}, or shorten the prompt"
+            f"{context} tokens of the model's context; lower {key}, or shorten the prompt"
         )
     return longest
 
 
 def context_tokens(path: str | Path) -> int | None:
-    """Return the positions that a model has by its config.json, None where it names none."""
-    config = json.loads((folder_with(path) / "config.json").read_text())
+    """Return max_position_embeddings of a model's config.json, None if it is not set."""
+    config = json.loads((local_folder(path) / "config.json").read_text())
     return config.get("text_config", config).get("max_position_embeddings")
 
 
@@ -141,10 +141,10 @@ def sample_completions(
     top_p: float,
     max_new_tokens: int,
 ) -> list[Completion]:
-    """Return a completion per prompt, each drawn from a random stream of its own; one cut at the limit has not ended.
+    """Return one sampled completion per prompt; completions cut at the limit have `ended` False.
 
-    Row i is drawn by inverse transform with uniform numbers from `row_seeds[i]` alone, so that a row's text
-    does not depend on which rows share its batch.
+    Row i is sampled by inverse transform with uniform random numbers from `row_seeds[i]`, so that its text does not
+    depend on the other rows of the batch.
     """
     texts = render_prompts(tokenizer, prompts)
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
@@ -191,7 +191,7 @@ def sample_completions(
 def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
     """Return one token per row by inverse transform; shapes (batch, vocabulary), (batch,) -> (batch,).
 
-    Temperature 0 takes the most likely token. `top_p` keeps the smallest set of tokens of that probability.
+    Temperature 0 takes the most likely token. `top_p` keeps the smallest set of tokens with at least that probability.
     """
     if temperature == 0:
         return logits.argmax(-1)
@@ -200,18 +200,18 @@ def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float
     if top_p < 1:
         probabilities = probabilities.masked_fill(cumulative - probabilities >= top_p, 0.0)
         cumulative = probabilities.cumsum(-1)
-    wanted = uniforms[:, None] * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, wanted, right=True).clamp(max=logits.shape[-1] - 1)
+    targets = uniforms[:, None] * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, targets, right=True).clamp(max=logits.shape[-1] - 1)
     return order.gather(-1, index).squeeze(-1)
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the ids that end an answer."""
+    """Return the token ids that end an answer."""
     configured = model.generation_config.eos_token_id
-    found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
-    return {token for token in found if token is not None}
+    token_ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+    return {token for token in token_ids if token is not None}
 
 
 def row_seed(seed: int, structure_id: str) -> int:
-    """Return the seed of one sample: from the config's seed and the row's id alone."""
+    """Return the seed of one sample, derived from the config's seed and the row's structure_id."""
     return seed_for(seed, "sample_structures", structure_id)

@@ -1,6 +1,6 @@
-"""Whether the Hugging Face hub would hand out a file of a model: it is asked, as its own client asks it.
+"""Checks whether the Hugging Face hub gives access to a file of a model, with the requests of its own client.
 
-Needs: the standard library; huggingface_hub where a login has to be renewed. Nothing is downloaded.
+Needs: the standard library; huggingface_hub to renew a login. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from hullseeker.runtime.http_requests import Response, send_request
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]{0,94}\w?", re.ASCII)
-# Of a proxy, or of a server that has too much to do.
+# Statuses of proxies and overloaded servers, which may disappear on retry.
 _MAY_PASS = (407, 408, 425, 429)
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether the hub can have a model of this name: owner/model, of few a name alone (gpt2)."""
+    """Return whether this is a valid hub name: owner/model, or a name without owner (gpt2)."""
     return bool(_NAME.fullmatch(name)) and "--" not in name and ".." not in name and not name.endswith(".git")
 
 
@@ -30,9 +30,9 @@ def hub_address() -> str:
 
 
 def problem_with_login() -> str | None:
-    """Return why the hub's token cannot be used, as a clause; None where it can, there is none, or nobody is asked.
+    """Return why the hub's token is unusable, as a clause; None if it is usable, absent, or the hub is offline.
 
-    Libraries send it with every question, of models in the cache too.
+    Libraries send the token with every request, even for cached models.
     """
     if offline():
         return None
@@ -44,10 +44,10 @@ def problem_with_login() -> str | None:
 
 
 def refusal_of_hub(repository: str, file: str = "config.json", must_answer: bool = True) -> str | None:
-    """Return why the hub would not hand out a file of a model's main revision, as a clause; None where it would.
+    """Return why the hub denies a file of a model's main revision, as a clause; None if the file is accessible.
 
-    The hub tells everyone about a gated model, and gives its files to few: it is asked for the model, then for the
-    file. Unless it must answer, a hub that is out of reach is no reason.
+    The model and the file are both requested, because the description of a gated model is public but its files are
+    not. An unreachable hub counts as a refusal only if `must_answer`.
     """
     hub, name = hub_address(), quote(repository)
     try:
@@ -55,33 +55,37 @@ def refusal_of_hub(repository: str, file: str = "config.json", must_answer: bool
     except CredentialError as error:
         return str(error)
     token = {"Authorization": f"Bearer {login[1]}"} if login else {}
-    of_model = send_request(f"{hub}/api/models/{name}", token)
-    if of_model.status != 200 or of_model.is_page:
-        return _refusal_in(of_model, repository, file, login, must_answer)
-    of_file = send_request(f"{hub}/{name}/resolve/main/{quote(file)}", token, method="HEAD")
-    # Where the file lies elsewhere, its place is told to those who may have it; a mirror may know no HEAD.
-    if 200 <= of_file.status < 400 or (of_file.status in (404, 405, 501) and "x-error-code" not in of_file.headers):
+    model_answer = send_request(f"{hub}/api/models/{name}", token)
+    if model_answer.status != 200 or model_answer.is_page:
+        return _refusal_in(model_answer, repository, file, login, must_answer)
+    file_answer = send_request(f"{hub}/{name}/resolve/main/{quote(file)}", token, method="HEAD")
+    # Large files redirect only authorised clients; a mirror may not support HEAD.
+    if 200 <= file_answer.status < 400 or (
+        file_answer.status in (404, 405, 501) and "x-error-code" not in file_answer.headers
+    ):
         return None
-    return _refusal_in(of_file, repository, file, login, must_answer)
+    return _refusal_in(file_answer, repository, file, login, must_answer)
 
 
 def _refusal_in(
     answer: Response, repository: str, file: str, login: tuple[str, str] | None, must_answer: bool
 ) -> str | None:
-    """Return what an answer other than the one asked for means, by the headers in which the hub says it."""
-    # A mirror's address may have a user in it.
+    """Return the reason for an unsuccessful answer, from its status and the hub's error headers."""
+    # A mirror's address may contain credentials.
     hub, status = without_secrets(hub_address()), answer.status
     page = f"{hub}/{repository}"
-    code, words = answer.headers.get("x-error-code"), answer.headers.get("x-error-message", "")
-    of_gateway = not (code or words) and (
+    code, message = answer.headers.get("x-error-code"), answer.headers.get("x-error-message", "")
+    is_gateway = not (code or message) and (
         answer.is_page or answer.headers.get("content-type", "").startswith("text/html")
     )
-    if not 400 <= status < 500 or status in _MAY_PASS or of_gateway:
-        what = f"a page with status {status}, of a gateway or proxy" if of_gateway else answer.in_words
-        return f"{hub} does not answer from here ({what})" if must_answer else None
-    if words.startswith("Invalid credentials"):
+    if not 400 <= status < 500 or status in _MAY_PASS or is_gateway:
+        description = f"a page with status {status}, of a gateway or proxy" if is_gateway else answer.in_words
+        return f"{hub} does not answer from here ({description})" if must_answer else None
+    if message.startswith("Invalid credentials"):
         source = login[0] if login else "HF_ENDPOINT"
-        return f"{hub} refuses the token of {source} ({status}); make another at {hub}/settings/tokens, and {_LOG_IN}"
+        return (
+            f"{hub} refuses the token of {source} ({status}); create a new one at {hub}/settings/tokens, and {_LOG_IN}"
+        )
     if code == "GatedRepo" and login:
         return (
             f"{hub} has not given the account of {login[0]} access to it ({status}): it is gated; accept its licence "
@@ -89,20 +93,21 @@ def _refusal_in(
         )
     if code == "GatedRepo":
         return (
-            f"{hub} gives it only to accounts that accepted its licence ({status}); accept it at {page}, and {_LOG_IN}"
+            f"{hub} provides it only to accounts that accepted its licence ({status}); accept it at {page}, and "
+            f"{_LOG_IN}"
         )
     if code == "EntryNotFound":
-        return f"{hub} has the model without {file} ({status}); name one that transformers can load"
+        return f"{hub} has the model but not {file} ({status}); choose one that transformers can load"
     if code == "RepoNotFound" and login:
         return f"{hub} has no model of that name that the account of {login[0]} may see ({status}); check the name"
     if code == "RepoNotFound":
-        return f"{hub} has no public model of that name ({status}); check the name, or {_LOG_IN} where it is private"
-    told = f": {words}" if words else ""
-    return f"{hub} does not hand it out ({status}{told}); check the name, or accept its licence there and {_LOG_IN}"
+        return f"{hub} has no public model of that name ({status}); check the name, or {_LOG_IN} if it is private"
+    suffix = f": {message}" if message else ""
+    return f"{hub} does not provide it ({status}{suffix}); check the name, or accept its licence there and {_LOG_IN}"
 
 
 def _renewed(login: tuple[str, str] | None) -> tuple[str, str] | None:
-    """Return a login; of a browser's, whose token expires, the one that huggingface_hub renews."""
+    """Return the login; an expiring token of a browser login is renewed by huggingface_hub."""
     try:
         renewable = "refresh_token" in (token_file().parent / "stored_tokens").read_text(errors="replace")
     except OSError:
@@ -113,5 +118,5 @@ def _renewed(login: tuple[str, str] | None) -> tuple[str, str] | None:
         from huggingface_hub import get_token
 
         return login[0], get_token() or login[1]
-    except Exception:  # noqa: BLE001  without the package or a network, the token that is there is asked with
+    except Exception:  # noqa: BLE001  without the package or a network, keep the stored token
         return login

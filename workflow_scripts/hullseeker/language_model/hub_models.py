@@ -1,4 +1,4 @@
-"""Language models on the disk: where transformers keeps what it downloads, and whether a model is there as a whole.
+"""Language models on disk: the hub's cache, and whether a model in it is complete.
 
 Needs: the standard library.
 """
@@ -10,29 +10,29 @@ import os
 from pathlib import Path
 
 _SAFETENSORS_LENGTH_BYTES = 8
-# Of a model at the hub. Safetensors alone: no pickles, and each weight once.
-WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+# Files to download of a hub model. Only safetensors: no pickles, and no duplicates of the weights.
+DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _YES = ("1", "ON", "YES", "TRUE")
 
 
 def offline() -> bool:
-    """Whether the environment forbids to ask the Hugging Face hub."""
+    """Return whether the environment disables requests to the Hugging Face hub."""
     return (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper() in _YES
 
 
 def hub_cache() -> Path:
-    """Return the folder in which transformers keeps what it downloads."""
+    """Return the folder of the hub's cache."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
 def folder_in_cache(model: str) -> str:
-    """Return the name that a cache of the hub gives to a model's folder."""
+    """Return the name of a model's folder in the hub's cache."""
     return f"models--{model.replace('/', '--')}"
 
 
 def snapshot_of(model: str) -> Path | None:
-    """Return the folder of a hub model's main revision in the cache, complete or not; None where there is none."""
+    """Return the folder of a hub model's main revision in the cache, possibly incomplete; None if there is none."""
     repository = hub_cache() / folder_in_cache(model)
     try:
         snapshot = repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
@@ -42,7 +42,7 @@ def snapshot_of(model: str) -> Path | None:
 
 
 def missing_in_model(folder: Path) -> list[str]:
-    """Return what a folder lacks to be a model: config, tokenizer, and weights in whole safetensors files."""
+    """Return what is missing in a model folder: config, tokenizer, or complete safetensors files."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         missing.append("tokenizer.json")
@@ -54,13 +54,13 @@ def missing_in_model(folder: Path) -> list[str]:
     for name in names or ["model.safetensors"]:
         if not (folder / name).is_file():
             missing.append(name)
-        elif not is_whole(folder / name):
-            missing.append(f"the rest of {name}, which was cut short")
+        elif not is_complete(folder / name):
+            missing.append(f"the rest of {name}, which is truncated")
     return missing
 
 
-def is_whole(weights: Path) -> bool:
-    """Whether a safetensors file is as long as its own header says."""
+def is_complete(weights: Path) -> bool:
+    """Return whether a safetensors file has the length given by its header."""
     size = weights.stat().st_size
     with open(weights, "rb") as handle:
         length = int.from_bytes(handle.read(_SAFETENSORS_LENGTH_BYTES), "little")

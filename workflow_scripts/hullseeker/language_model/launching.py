@@ -1,8 +1,8 @@
-"""A training rule in one process, or in several through `accelerate launch`.
+"""Runs a training rule in one process, or in several processes with `accelerate launch`.
 
-Needs: accelerate (more than one process). With more than one, the rule's script becomes the launcher: it writes what
-Snakemake handed it to a JSON file and starts itself again under `accelerate launch`, once per process. Those read the
-file, and otherwise run the same `main`.
+Needs: accelerate, for more than one process. The rule's script is then the launcher: it writes the parameters of its
+Snakemake job to a JSON file and starts itself again under `accelerate launch`. Each of these processes reads the file
+and runs the same `main`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GRACE_S = 30.0
 
 
 class Section(dict):
-    """Named files or params, by attribute as Snakemake has them."""
+    """Named files or params with attribute access, as in Snakemake."""
 
     def __getattr__(self, name: str):
         try:
@@ -37,7 +37,7 @@ class Section(dict):
 
 @dataclass(frozen=True)
 class Job:
-    """What a training rule reads of the `snakemake` object, and can be written to a file."""
+    """The parts of the `snakemake` object that a training rule reads, in a form that can be written to a file."""
 
     input: Section
     output: Section
@@ -48,7 +48,7 @@ class Job:
 
     @classmethod
     def of(cls, snakemake) -> Job:
-        """Return the job that Snakemake's object describes."""
+        """Return the job of a `snakemake` object."""
 
         def plain(named) -> Section:
             return Section((key, value if isinstance(value, str) else _plain(value)) for key, value in named.items())
@@ -68,14 +68,14 @@ class Job:
 
     @classmethod
     def read(cls, path: str | Path) -> Job:
-        """Read a job that `write` has written."""
-        about = json.loads(Path(path).read_text())
-        sections = {name: Section(about[name]) for name in ("input", "output", "params", "wildcards")}
-        return cls(**sections, log=about["log"], threads=about["threads"])
+        """Read a job from a file of `write`."""
+        content = json.loads(Path(path).read_text())
+        sections = {name: Section(content[name]) for name in ("input", "output", "params", "wildcards")}
+        return cls(**sections, log=content["log"], threads=content["threads"])
 
 
 def _plain(value):
-    """Return mappings and sequences of Snakemake as JSON has them."""
+    """Return Snakemake's mappings and sequences as dicts and lists."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -84,9 +84,9 @@ def _plain(value):
 
 
 def run_training(main: Callable, snakemake, script: str | Path) -> None:
-    """Run `main` of a training script as its settings ask: here, or in several processes.
+    """Run `main` of a training script in this process, or in as many processes as its settings request.
 
-    `snakemake` is None in the processes that a launcher started.
+    `snakemake` is None in a process started by the launcher.
     """
     if snakemake is None:
         parser = argparse.ArgumentParser(description="One process of a training; the workflow starts it.")
@@ -100,21 +100,21 @@ def run_training(main: Callable, snakemake, script: str | Path) -> None:
 
 
 def launch_command(settings: Mapping, script: str | Path, job_path: str | Path) -> list[str]:
-    """Return the command that starts the script in as many processes as the settings ask for, on this machine."""
+    """Return the command that starts the script in `n_processes` processes on this machine."""
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--config_file", settings["accelerate"]),
         *("--num_machines", "1", "--num_processes", str(settings["n_processes"])),
-        # Any free port: trainings may run side by side.
+        # Any free port, as several trainings may run at the same time.
         *("--main_process_port", "0"),
         *(str(script), str(job_path)),
     ]
 
 
 def launch(job: Job, script: str | Path) -> None:
-    """Start the script under `accelerate launch` and wait; RuntimeError where it ends with an error.
+    """Start the script under `accelerate launch` and wait; RuntimeError if it fails.
 
-    All processes write to the rule's log. Where the launcher is told to end, they end first.
+    All processes write to the rule's log. On SIGTERM, the launched processes are terminated first.
     """
     settings, name = job.params.settings, Path(script).stem
     with logging_to(job.log[0], name) as log, tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def launch(job: Job, script: str | Path) -> None:
         job.write(job_path)
         command = launch_command(settings, script, job_path)
         log.info("%d processes, as %s says: %s", settings["n_processes"], settings["accelerate"], " ".join(command))
-        # The launcher prints traces of its own: they belong into the log as well.
+        # Tracebacks printed by accelerate go to the log as well.
         with open(job.log[0], "a") as output:
             process = subprocess.Popen(
                 command, env=os.environ | {LAUNCHER: str(os.getpid())}, stdout=output, stderr=subprocess.STDOUT
@@ -135,12 +135,12 @@ def launch(job: Job, script: str | Path) -> None:
             _end(process)
         if status:
             raise RuntimeError(
-                f"accelerate launch ended with status {status}; the error of the process that failed first stands above"
+                f"accelerate launch ended with status {status}; see the error of the first failed process above"
             )
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a process that still runs, politely first."""
+    """Terminate a process, and kill it if it does not end in time."""
     process.terminate()
     try:
         process.wait(_GRACE_S)
@@ -149,9 +149,9 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def end_with_launcher(interval_s: float = 1.0) -> None:
-    """Let this process end when its launcher has: one that is killed cannot tell its processes.
+    """End this process when its launcher ends, because a killed launcher cannot terminate its processes.
 
-    Two trainings at once, an orphan and its successor, would write the same checkpoints.
+    An orphaned training would otherwise write the same checkpoints as a restarted one.
     """
     parent, launcher = os.getppid(), int(os.environ[LAUNCHER])
 
@@ -170,7 +170,7 @@ def _is_alive(process_id: int) -> bool:
         return False
     except PermissionError:
         return True
-    # A killed process that nobody has waited for yet still has its id.
+    # A zombie process still has an id.
     stat = Path(f"/proc/{process_id}/stat")
     try:
         return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"

@@ -1,8 +1,8 @@
-"""Whether a tokenizer, its chat template and its end tokens can work here: mended where it is safe, else refused.
+"""Checks a tokenizer, its chat template and its end tokens; repairs what is safe to repair, refuses the rest.
 
-Needs: transformers, imported when a tokenizer is read. As a program,
-`python -m hullseeker.language_model.model_check FOLDER` prints what is wrong with a model, one JSON list; the checks
-before the first job run it so, in about 3 s and without reading weights.
+Needs: transformers, imported when a tokenizer is read. `python -m hullseeker.language_model.model_check FOLDER` prints
+the problems of a model as a JSON list. The checks before the first job run this program, which takes about 3 s and
+reads no weights.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 CHECK_WITHIN_S = 300
-# Of the atomic numbers 1 to 103.
+# Atomic numbers 1 to 103.
 ELEMENT_SYMBOLS = (
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb "
     "Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au "
     "Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr"
 )
 PROBE = "What are lengths, angles and coordinates of the crystal NaCl?\n5.7 5.7 5.7"
-# A template that asks for the date is given this one, whatever the day: Thursday, 1 January 2026, midnight.
+# Fixed date for templates that insert the current date: Thursday, 1 January 2026, midnight.
 _PINNED = {
     "%Y": "2026",
     "%y": "26",
@@ -53,22 +53,22 @@ _PINNED = {
     "%F": "2026-01-01",
     "%T": "00:00:00",
 }
-# trim_blocks takes the line end after the tag, so that what follows is the template as it was.
+# trim_blocks removes the newline after the tag, so that the rest of the template is unchanged.
 PIN_OF_DATE = (
     "{%- macro strftime_now(format) %}{{ format"
     + "".join(f" | replace('{code}', '{value}')" for code, value in _PINNED.items())
     + " }}{%- endmacro %}\n"
 )
-# What models call it: Qwen3, GLM and SmolLM3; DeepSeek and Granite.
+# Names of the switch: enable_thinking in Qwen3, GLM and SmolLM3; thinking in DeepSeek and Granite.
 THINKING_OFF = tuple(f"{{%- set {name} = false %}}\n" for name in ("enable_thinking", "thinking"))
 
 
 class ModelCheckError(ValueError):
-    """A model that cannot work here: the sentence says why and what to do."""
+    """A model is unusable; the message says why and what to do."""
 
 
-def folder_of(model: str | Path) -> Path | None:
-    """Return a model's folder: itself, or the whole snapshot of a hub name in the cache; None where there is none."""
+def existing_folder(model: str | Path) -> Path | None:
+    """Return a model's folder: itself, or the complete snapshot of a hub name in the cache; None if there is none."""
     if Path(model).is_dir():
         return Path(model)
     snapshot = snapshot_of(str(model))
@@ -76,9 +76,9 @@ def folder_of(model: str | Path) -> Path | None:
 
 
 def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """Read a tokenizer as it was saved; one saved under the generic class keeps its own pre-tokenizer.
+    """Read a tokenizer as it was saved; one of a generic class keeps its own pre-tokenizer.
 
-    AutoTokenizer goes by the model's architecture and would put that architecture's pre-tokenizer in its place.
+    AutoTokenizer would choose the class of the model's architecture, and replace the pre-tokenizer.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -88,8 +88,8 @@ def read_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return loader.from_pretrained(str(folder), padding_side="left")
 
 
-def texts_to_survive() -> list[str]:
-    """Return texts in the form of crystals: every digit, every decimal place, every element."""
+def round_trip_texts() -> list[str]:
+    """Return crystal texts with every digit, decimal place and element, which the tokenizer must reproduce."""
     numbers = "\n".join(f"0.{i:02d} 0.{(7 * i) % 100:02d} 0.{99 - i:02d}" for i in range(100))
     elements = "\n".join(f"{symbol}\n0.00 0.25 0.50" for symbol in ELEMENT_SYMBOLS.split())
     return [f"5.2 11.8 40.3\n90 90 120\nMg\n{numbers}", f"5.7 4.1 9.6\n88 101 74\n{elements}"]
@@ -98,68 +98,73 @@ def texts_to_survive() -> list[str]:
 def mend_tokenizer(
     tokenizer: PreTrainedTokenizerBase, prompt: str = PROBE, answers: Sequence[str] | None = None
 ) -> list[str]:
-    """Mend a tokenizer in place so that prompts and answers work, and return what was done, one sentence each.
+    """Repair a tokenizer in place so that prompts and answers work, and return one message per repair.
 
-    The date of a template is pinned, thinking is switched off where the template has a switch, what the template closes
-    an answer with becomes the end token, and the end token pads where nothing does. All of it stands in the tokenizer
-    and its template, so it is saved with it. Raises ModelCheckError where no safe mending helps.
+    Repairs: the date in the template is fixed, thinking is disabled if the template has a switch, the token with which
+    the template closes an answer becomes the end token, and the end token becomes the padding token if there is none.
+    All repairs are saved with the tokenizer and its template. Raises ModelCheckError if no safe repair is possible.
     """
-    answers = texts_to_survive() if answers is None else answers
-    template, done = _template_of(tokenizer), []
+    answers = round_trip_texts() if answers is None else answers
+    template, repairs = _template_of(tokenizer), []
     if "strftime_now" in template and PIN_OF_DATE not in template:
         template = PIN_OF_DATE + template
-        done.append("the chat template asks for today's date; every prompt has 1 January 2026 instead")
+        repairs.append("the chat template inserts today's date; every prompt has 1 January 2026 instead")
     for switch in THINKING_OFF:
         try:
             if _render(tokenizer, switch + template, prompt) != _render(tokenizer, template, prompt):
                 closing_token(tokenizer, switch + template, prompt, answers)
                 template = switch + template
-                done.append("the chat template lets the model think before it answers; every prompt switches that off")
+                repairs.append(
+                    "the chat template lets the model think before it answers; every prompt switches that off"
+                )
         except ModelCheckError:
             continue
     closing = closing_token(tokenizer, template, prompt, answers)
     tokenizer.chat_template = template
     if tokenizer.eos_token_id != closing:
-        before, tokenizer.eos_token = tokenizer.eos_token, tokenizer.convert_ids_to_tokens(closing)
-        done.append(f"an answer ends with {tokenizer.eos_token}, with which the chat template closes it, not {before}")
+        previous_end, tokenizer.eos_token = tokenizer.eos_token, tokenizer.convert_ids_to_tokens(closing)
+        repairs.append(
+            f"the chat template closes an answer with {tokenizer.eos_token}, which becomes the end token instead of "
+            f"{previous_end}"
+        )
         if closing_token(tokenizer, template, prompt, answers) != closing:
             raise ModelCheckError(
-                f"the chat template closes an answer with {tokenizer.eos_token}, and with something else where that is "
+                f"the chat template closes an answer with {tokenizer.eos_token}, but with something else once that is "
                 "the end token; set eos_token in tokenizer_config.json to what closes an answer"
             )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-        done.append(f"no token pads; the end token {tokenizer.eos_token} does now")
-    return done
+        repairs.append(f"there is no padding token; the end token {tokenizer.eos_token} is used for padding")
+    return repairs
 
 
 def closing_token(tokenizer: PreTrainedTokenizerBase, template: str, prompt: str, answers: Sequence[str]) -> int:
-    """Return the id of the special token that a template closes answers with; ModelCheckError where it does not work.
+    """Return the id of the special token with which a template closes answers; ModelCheckError if it is unusable.
 
-    A template works where a prompt holds its text and goes on, unchanged, with nothing but the answer and one special
-    token; whitespace around an answer is no harm, as no crystal depends on it.
+    A usable template renders the prompt's text, followed unchanged by only the answer and one special token. Whitespace
+    around an answer is allowed, because crystals do not depend on it.
     """
     shown = _render(tokenizer, template, prompt)
     if prompt.strip() not in shown:
         raise ModelCheckError("the chat template leaves out the prompt's text; use an instruct model")
     start = _encode(tokenizer, shown)
     if not start:
-        raise ModelCheckError("the tokenizer makes no tokens of a prompt; use another model")
+        raise ModelCheckError("the tokenizer returns no tokens for a prompt; use another model")
     special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
     closings = set()
     for answer in answers:
-        whole = _encode(tokenizer, _render(tokenizer, template, prompt, answer))
-        if whole[: len(start)] != start:
+        conversation = _encode(tokenizer, _render(tokenizer, template, prompt, answer))
+        if conversation[: len(start)] != start:
             raise ModelCheckError("the chat template changes the prompt when an answer follows; use another model")
-        after = whole[len(start) :]
+        after = conversation[len(start) :]
         n_answer = next((i for i, token in enumerate(after) if token in special), None)
         if n_answer is None:
             raise ModelCheckError(
                 "the chat template closes no answer with a special token, so the model would never learn to stop; "
                 "use an instruct model, or add the end token to its template"
             )
-        found = tokenizer.decode(after[:n_answer], skip_special_tokens=True)
-        if found.strip() != answer:
+        decoded = tokenizer.decode(after[:n_answer], skip_special_tokens=True)
+        if decoded.strip() != answer:
             shown = tokenizer.decode(after, skip_special_tokens=False)
             if answer in shown and not shown.startswith(answer):
                 raise ModelCheckError(
@@ -167,7 +172,7 @@ def closing_token(tokenizer: PreTrainedTokenizerBase, template: str, prompt: str
                     "prompt; use a model whose template does not, or move it in the template"
                 )
             raise ModelCheckError(
-                f"the tokenizer, or the chat template, makes {_difference(answer, found)} of a crystal's text; use "
+                f"the tokenizer or the chat template changes a crystal's text ({_difference(answer, decoded)}); use "
                 "another model"
             )
         closings.add(after[n_answer])
@@ -177,7 +182,7 @@ def closing_token(tokenizer: PreTrainedTokenizerBase, template: str, prompt: str
 
 
 def check_embeddings(n_tokens: int, n_embeddings: int) -> None:
-    """Raise ModelCheckError where a tokenizer has tokens that the model has no embedding of."""
+    """Raise ModelCheckError if a tokenizer has more tokens than the model has embeddings."""
     if n_tokens > n_embeddings:
         raise ModelCheckError(
             f"the tokenizer has {n_tokens} tokens and the model {n_embeddings} embeddings; they are not of one model"
@@ -185,7 +190,7 @@ def check_embeddings(n_tokens: int, n_embeddings: int) -> None:
 
 
 def problems_of(folder: str | Path) -> list[str]:
-    """Return why the model in a folder cannot work here, without its weights; nothing where it can or is mended."""
+    """Return why the model in a folder is unusable, without reading weights; empty if it is usable or repairable."""
     try:
         tokenizer = read_tokenizer(folder)
     except Exception as error:  # noqa: BLE001  transformers raises anything on a file it cannot use
@@ -201,16 +206,17 @@ def problems_of(folder: str | Path) -> list[str]:
 
 
 def unusable_model(model: str | Path) -> list[str]:
-    """Return why a base model that is on this disk cannot work, one line each; nothing where it is not here.
+    """Return why a base model on this disk is unusable, one line per problem; empty if it is not on this disk.
 
-    In a process of its own, as transformers brings torch; where this Python lacks transformers, the jobs find it out.
+    The check runs in a separate process, because transformers imports torch. Without transformers it is skipped, and
+    the jobs report the problems.
     """
-    folder = folder_of(model)
+    folder = existing_folder(model)
     if folder is None or missing_in_model(folder) or find_spec("transformers") is None:
         return []
-    here = str(Path(__file__).resolve().parents[2])
+    scripts_folder = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [scripts_folder, os.environ.get("PYTHONPATH", "")])),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }
@@ -225,7 +231,7 @@ def unusable_model(model: str | Path) -> list[str]:
         )
         problems = json.loads(run.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, OSError, ValueError, IndexError) as error:
-        problems = [f"the check of its tokenizer did not end well ({type(error).__name__})"]
+        problems = [f"the check of its tokenizer failed ({type(error).__name__})"]
     return [f"base_model.path is {str(model)!r}, which cannot work: {problem}" for problem in problems]
 
 
@@ -234,7 +240,7 @@ def _template_of(tokenizer: PreTrainedTokenizerBase) -> str:
     if isinstance(template, dict):
         template = template.get("default")
     if not template:
-        raise ModelCheckError("there is no chat template, and prompts are conversations; use an instruct model")
+        raise ModelCheckError("there is no chat template, but prompts are conversations; use an instruct model")
     return template
 
 
@@ -258,10 +264,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _difference(meant: str, found: str) -> str:
-    """Return what was found where two texts first differ, and what was meant."""
-    at = next((i for i, (a, b) in enumerate(zip(meant, found, strict=False)) if a != b), min(len(meant), len(found)))
-    return f"{found[max(0, at - 10) : at + 20]!r} instead of {meant[max(0, at - 10) : at + 20]!r}"
+def _difference(expected: str, actual: str) -> str:
+    """Return both texts around their first difference."""
+    start = next(
+        (i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b), min(len(expected), len(actual))
+    )
+    return f"{actual[max(0, start - 10) : start + 20]!r} instead of {expected[max(0, start - 10) : start + 20]!r}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the language model is asked: formulas and prompts of crystals.
+"""Formulas and prompts for crystals.
 
 Needs: pymatgen.
 """
@@ -12,11 +12,11 @@ from hullseeker.tables.structures import to_structure
 
 
 def formula_for_prompt(row: Mapping, style: str) -> str:
-    """Return the formula that the prompt names: reduced (NaCl) or of the cell (Na4Cl4)."""
+    """Return the formula for the prompt: reduced (NaCl) if `style` is reduced, else of the whole cell (Na4Cl4)."""
     return row["formula"] if style == "reduced" else to_structure(row).composition.formula.replace(" ", "")
 
 
 def prompts_of(rows: Iterable[Mapping], template: str, style: str) -> list[tuple[str, str]]:
-    """Return (formula that is asked for, prompt), one per distinct prompt, sorted by prompt."""
+    """Return (reduced formula, prompt) for each distinct prompt, sorted by prompt."""
     pairs = {make_prompt(template, formula_for_prompt(row, style)): row["formula"] for row in rows}
     return [(formula, prompt) for prompt, formula in sorted(pairs.items())]

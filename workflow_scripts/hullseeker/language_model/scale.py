@@ -1,4 +1,4 @@
-"""What the config says of training at scale, checked before any job starts: processes, rollouts, attention.
+"""Checks of the config keys for training at scale, before any job starts: processes, rollouts, attention.
 
 Needs: pyyaml. docs/training_at_scale.md explains the keys.
 """
@@ -13,24 +13,24 @@ import yaml
 _HERE = "resources/accelerate"
 
 
-def how_processes_share(accelerate: str | Path) -> str:
-    """Return how the processes of an accelerate config share the model: MULTI_GPU (not at all), FSDP or DEEPSPEED."""
+def read_distributed_type(accelerate: str | Path) -> str:
+    """Return an accelerate config's distributed_type: MULTI_GPU (replicated model), FSDP or DEEPSPEED (sharded)."""
     return str((yaml.safe_load(Path(accelerate).read_text()) or {}).get("distributed_type", "NO"))
 
 
 def training_env(settings: Mapping) -> str:
-    """Return the environment that a training needs: vLLM and DeepSpeed are in one of their own."""
+    """Return the conda environment file of a training: vllm.yaml has vLLM and DeepSpeed."""
     vllm = settings.get("rollouts", {}).get("engine", "transformers") != "transformers"
     several = settings["n_processes"] > 1
     return (
         "vllm.yaml"
-        if vllm or (several and how_processes_share(settings["accelerate"]) == "DEEPSPEED")
+        if vllm or (several and read_distributed_type(settings["accelerate"]) == "DEEPSPEED")
         else "language_model.yaml"
     )
 
 
 def problems_of_scale(config: Mapping, grpo_of_systems: Mapping[str, Mapping]) -> list[str]:
-    """Return what cannot work of the keys for training at scale; `grpo_of_systems` are GRPO settings by their key."""
+    """Return the problems in the keys for training at scale; `grpo_of_systems` holds GRPO settings by config key."""
     sft, base = config["sft"], config["base_model"]
     problems = _of_processes("sft", sft, base["device"])
     if sft["batch_size"] % (sft["device_batch_size"] * sft["n_processes"]):
@@ -57,7 +57,7 @@ def problems_of_scale(config: Mapping, grpo_of_systems: Mapping[str, Mapping]) -
 
 
 def _of_processes(section: str, settings: Mapping, device: str) -> list[str]:
-    """Return what is wrong with the processes of sft or grpo."""
+    """Return the problems in the process settings of sft or grpo."""
     path = Path(settings["accelerate"])
     if settings["n_processes"] == 1:
         return []
@@ -65,22 +65,22 @@ def _of_processes(section: str, settings: Mapping, device: str) -> list[str]:
     if not path.is_file():
         return [f"{key}, which does not exist; {_HERE} has {', '.join(sorted(p.name for p in Path(_HERE).glob('*')))}"]
     try:
-        about = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         return [f"{key}, which is not YAML ({' '.join(str(error).split())}); write one with `accelerate config`"]
-    kind = about.get("distributed_type") if isinstance(about, dict) else None
+    kind = content.get("distributed_type") if isinstance(content, dict) else None
     if kind not in ("MULTI_GPU", "FSDP", "DEEPSPEED"):
         return [f"{key}, whose distributed_type is {kind!r}; it must be MULTI_GPU, FSDP or DEEPSPEED, as in {_HERE}"]
-    if bool(about.get("use_cpu")) != (device == "cpu"):
+    if bool(content.get("use_cpu")) != (device == "cpu"):
         remedy = f"{_HERE}/cpu.yaml" if device == "cpu" else f"another of {_HERE}, or base_model.device: cpu"
-        return [f"{key}, whose use_cpu is {about.get('use_cpu')}, and base_model.device is {device!r}; use {remedy}"]
+        return [f"{key}, whose use_cpu is {content.get('use_cpu')}, and base_model.device is {device!r}; use {remedy}"]
     if device == "cpu" and kind != "MULTI_GPU":
-        return [f"{key}, whose distributed_type {kind} accelerate has on GPUs alone; use {_HERE}/cpu.yaml"]
+        return [f"{key}, whose distributed_type {kind} needs GPUs; use {_HERE}/cpu.yaml"]
     return []
 
 
 def _of_rollouts(grpo: Mapping, base: Mapping) -> list[str]:
-    """Return what is wrong with who writes the completions."""
+    """Return the problems in the settings of the rollout engine."""
     rollouts, problems = grpo["rollouts"], []
     engine, url = rollouts["engine"], rollouts["vllm_server_url"]
     if engine != "transformers" and base["device"] != "cuda":
@@ -91,7 +91,7 @@ def _of_rollouts(grpo: Mapping, base: Mapping) -> list[str]:
     if engine == "vllm_server" and url is None:
         problems.append(
             "grpo.rollouts.engine is 'vllm_server', and grpo.rollouts.vllm_server_url is null; start a server as "
-            "docs/training_at_scale.md says, and give its http://host:port"
+            "described in docs/training_at_scale.md, and give its http://host:port"
         )
     if engine != "vllm_server" and url is not None:
         problems.append(

@@ -1,6 +1,6 @@
-"""The table of docs/training_at_scale.md: settings of Qwen2.5-7B-Instruct that fit, by the estimate.
+"""Writes the table of docs/training_at_scale.md: settings of Qwen2.5-7B-Instruct with an estimate that fits.
 
-Needs: torch, transformers. `make training-table` writes it there.
+Needs: torch, transformers. Run by `make training-table`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from hullseeker.language_model.training_estimate import (
 )
 
 BEGIN, END = "<!-- table: settings that fit -->", "<!-- end of table -->"
-# The paper's prompt, with some room.
+# Upper bound for the paper's prompt.
 PROMPT_TOKENS = 200
 MACHINES = [("1 x 80 GB", "H100", 1), ("1 x 141 GB", "H200", 1), ("4 x 80 GB", "H100", 4)]
 
 
 def qwen_7b() -> Shape:
-    """Return the shape of Qwen2.5-7B-Instruct with adapters of rank 16; numbers from its config.json on the hub."""
+    """Return the shape of Qwen2.5-7B-Instruct with adapters of rank 16, by its config.json on the hub."""
     from transformers import Qwen2Config
 
     config = Qwen2Config(
@@ -42,20 +42,20 @@ def qwen_7b() -> Shape:
 
 
 def plans(n_processes: int) -> list[tuple[str, Plan]]:
-    """Return what is tried on a machine, at the batch sizes and lengths of config.yaml."""
+    """Return (stage, plan) to test on a machine, with the batch sizes and lengths of config.yaml."""
     sft = Plan("lora", 2, True, True, 64, 1, PROMPT_TOKENS, 1024 - PROMPT_TOKENS, n_processes)
     grpo = replace(sft, batch_size=128, answer_tokens=512, vllm_memory_share=0.3, vllm_sleep=True)
-    found = []
+    stage_plans = []
     for stage, plan in (("SFT", sft), ("GRPO", grpo)):
         for method in ("lora", "full"):
             sharing = "FSDP" if n_processes > 1 and method == "full" else "MULTI_GPU"
             for engine in [None] if stage == "SFT" else ["transformers", "vllm_colocate"]:
-                found.append((stage, replace(plan, method=method, sharing=sharing, engine=engine)))
-    return found
+                stage_plans.append((stage, replace(plan, method=method, sharing=sharing, engine=engine)))
+    return stage_plans
 
 
 def rows() -> list[list[str]]:
-    """Return the cells of the table: of each machine, stage, method and engine the largest device batch that fits."""
+    """Return the rows of the table: the largest device batch that fits, by machine, stage, method and engine."""
     shape, table = qwen_7b(), []
     for machine, name, n_processes in MACHINES:
         device = DEVICES[name]
@@ -85,7 +85,7 @@ def markdown() -> str:
 
 
 def main(path: str) -> None:
-    """Put the table between its marks in a Markdown file."""
+    """Replace the table between its markers in a Markdown file."""
     text = Path(path).read_text()
     before, rest = text.split(BEGIN)
     Path(path).write_text(f"{before}{BEGIN}\n{markdown()}\n{END}{rest.split(END)[1]}")

@@ -1,10 +1,10 @@
-"""What both training stages share: loading and saving, checkpoints that belong to one run, curves.
+"""Shared code of the training stages: loading and saving, checkpoints of a run, training curves.
 
 Needs: torch, transformers, peft (method lora).
 
-Adapters are merged into float32 weights, and what was trained is sampled in the precision in which it was saved: of the
-update that config.yaml's GRPO makes (rank 16, rate 1e-5, 40 steps) weights rounded to bfloat16 keep half, and of
-4 steps a sixth. Every training logs both shares.
+Adapters are merged into float32 weights, and trained models are sampled in the precision in which they were saved.
+Rounding merged weights to bfloat16 keeps only half of the update of config.yaml's GRPO (rank 16, learning rate 1e-5,
+40 steps), and a sixth of the update of 4 steps. Every training logs both shares.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from safetensors import safe_open
 from transformers import AutoConfig, GenerationConfig, PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
-from hullseeker.language_model.generation import folder_with, load_language_model
-from hullseeker.language_model.hub_models import is_whole
-from hullseeker.language_model.scale import how_processes_share
+from hullseeker.language_model.generation import load_language_model, local_folder
+from hullseeker.language_model.hub_models import is_complete
+from hullseeker.language_model.scale import read_distributed_type
 from hullseeker.language_model.training_estimate import device_here, log_estimate, plan_of, shape_of
 from hullseeker.runtime.atomic_writes import replacing_folder
 from hullseeker.runtime.devices import require_device
@@ -36,7 +36,7 @@ from hullseeker.runtime.provenance import sha256_of_file, sha256_of_json, sha256
 
 
 def load_to_train(path: str | Path, base: Mapping):
-    """Return model and tokenizer; of several processes, each is given its device, or its shard, by the trainer."""
+    """Return model and tokenizer; on the CPU if several processes will place or shard it."""
     require_device(base["device"], "base_model.device")
     device = base["device"] if n_processes() == 1 else "cpu"
     model, tokenizer = load_language_model(path, device, base["dtype"], base["attention"])
@@ -45,18 +45,18 @@ def load_to_train(path: str | Path, base: Mapping):
 
 
 def keep_only_end_tokens(model) -> None:
-    """Reduce a model's generation config to the tokens that end and pad: the rest of it would bend the rollouts.
+    """Reduce a model's generation config to its special tokens, so that rollouts follow the trained policy.
 
-    TRL sets temperature, nucleus and a few more; what it leaves unset (min_p, no_repeat_ngram_size, bad words) would be
-    taken from here, and the policy that draws would not be the one that learns.
+    TRL sets temperature, top_p and a few more. Options that it leaves unset (min_p, no_repeat_ngram_size, bad words)
+    would otherwise apply to the rollouts but not to the trained policy.
     """
-    given = model.generation_config
-    tokens = {name: getattr(given, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = model.generation_config
+    tokens = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(**tokens)
 
 
 def load_to_sample(start: str | Path, base: Mapping, is_trained: bool, log: logging.Logger | None = None):
-    """Return model and tokenizer to draw from; what was trained, in the precision in which it was saved."""
+    """Return model and tokenizer for sampling; a trained model is loaded in the precision in which it was saved."""
     if not is_trained:
         return load_language_model(start, base["device"], base["dtype"], base["attention"], log)
     saved = AutoConfig.from_pretrained(str(start)).dtype or getattr(torch, base["dtype"])
@@ -66,32 +66,32 @@ def load_to_sample(start: str | Path, base: Mapping, is_trained: bool, log: logg
 
 
 def estimate(log, stage: str, settings: Mapping, base: Mapping, start: str | Path, prompt_tokens: int) -> None:
-    """Log the estimated memory of a stage on this process's device; warn where the architecture has no estimate."""
+    """Log the estimated memory and time of a stage on this process's device; warn if there is no estimate."""
     try:
         shape = shape_of(AutoConfig.from_pretrained(str(start)), settings["lora_rank"])
     except (AttributeError, ValueError) as error:
         log.warning("no estimate of memory and time: %s", error)
         return
-    sharing = how_processes_share(settings["accelerate"]) if settings["n_processes"] > 1 else "MULTI_GPU"
+    sharing = read_distributed_type(settings["accelerate"]) if settings["n_processes"] > 1 else "MULTI_GPU"
     plan = plan_of(stage, settings, base, prompt_tokens, sharing)
     log_estimate(log, shape, plan, *device_here(base["device"]))
 
 
 def threads_of_process(snakemake) -> int:
-    """Return the threads that torch may use here: the job's, shared by its processes and their reward workers."""
+    """Return the number of torch threads: the job's threads divided among its processes and their reward workers."""
     settings = snakemake.params.settings
     return max(1, snakemake.threads // (settings["n_processes"] * max(1, settings.get("reward_workers", 0))))
 
 
-# The last, and the one before it: a machine that loses its power may leave the last in halves.
+# Two, because a power failure may truncate the last one.
 N_CHECKPOINTS_KEPT = 2
 MANIFEST = "manifest.json"
 
 
 def claim_checkpoints_of_rule(snakemake, start: str | Path, template: str, rendered: str) -> str | None:
-    """Return the last checkpoint of exactly this run of a training rule, as `claim_checkpoints`; one for all processes.
+    """Return the last checkpoint of this run of a training rule, by `claim_checkpoints`; the same in all processes.
 
-    `start` is the model that the stage starts from, `rendered` the SHA-256 of the prompts as it is given them.
+    `start` is the model that the stage starts from, `rendered` the SHA-256 of the rendered prompts.
     """
     if process_index():
         return from_first_process(None)
@@ -109,10 +109,10 @@ def claim_checkpoints_of_rule(snakemake, start: str | Path, template: str, rende
 
 
 def claim_checkpoints(folder: str | Path, identity: Mapping) -> str | None:
-    """Return the last whole checkpoint of exactly this run, or None after clearing those of another.
+    """Return the last undamaged checkpoint of this run, None if there is none; delete checkpoints of other runs.
 
-    `identity` is all that determines the run: settings, inputs and code. Checkpoints that are not whole are deleted,
-    with a sentence in the log that says why.
+    `identity` holds everything that determines the run: settings, inputs and code. Damaged checkpoints are deleted,
+    and the log says why.
     """
     folder, mark = Path(folder), sha256_of_json(dict(identity))
     owner = folder / "identity.json"
@@ -129,9 +129,9 @@ def claim_checkpoints(folder: str | Path, identity: Mapping) -> str | None:
 
 
 class WriteManifest(TrainerCallback):
-    """Lists the files of each checkpoint with their sizes, when all processes have written theirs.
+    """Writes a manifest of file sizes into each checkpoint after all processes have saved.
 
-    It is the last file of a checkpoint; callbacks that add files to it come before.
+    The manifest is the last file of a checkpoint, so callbacks that add files must run before this one.
     """
 
     def on_save(self, args, state, control, **_):  # noqa: ARG002
@@ -143,28 +143,28 @@ class WriteManifest(TrainerCallback):
 
 
 def damage_of_checkpoint(checkpoint: Path) -> str | None:
-    """Return why a checkpoint cannot be gone on from: a file that is missing, short or unreadable; None where none is.
+    """Return why a checkpoint cannot be resumed (a missing, truncated or unreadable file), None if it can.
 
-    Every file is as long as it was when it was written. Beyond that, the header of safetensors, the directory of
-    torch's archives and JSON must be readable: a file of the right length may be full of zeros.
+    All files must have the size of the manifest. Safetensors headers, the directories of torch's zip archives and JSON
+    must be readable as well, because a file of the right size may be full of zeros.
     """
     sizes = _read_json(checkpoint / MANIFEST)
     if not isinstance(sizes, dict) or not sizes:
-        return f"it was cut short before {MANIFEST}, its last file"
+        return f"it has no readable {MANIFEST}, which is written last"
     for name, size in sizes.items():
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, and {size} were written"
-        kind = path.suffix
+            return f"{name} has {path.stat().st_size} bytes; {size} were written"
+        suffix = path.suffix
         readable = (
-            is_whole(path)
-            if kind == ".safetensors"
+            is_complete(path)
+            if suffix == ".safetensors"
             else zipfile.is_zipfile(path)
-            if kind in (".pt", ".pth", ".bin")
+            if suffix in (".pt", ".pth", ".bin")
             else _read_json(path) is not None
-            if kind == ".json"
+            if suffix == ".json"
             else True
         )
         if not readable:
@@ -173,10 +173,10 @@ def damage_of_checkpoint(checkpoint: Path) -> str | None:
 
 
 def train_to_the_end(trainer: Trainer, checkpoint: str | None) -> None:
-    """Train, from the checkpoint where there is one; one of the last step is taken as it is.
+    """Train to the last step, resuming from `checkpoint` if given; a checkpoint of the last step is only loaded.
 
-    The trainer would take a step beyond the last, were it to go on from there: a run killed between its last
-    checkpoint and its end would not be the undisturbed one. Raises RuntimeError where it ends before the last step.
+    The trainer would take an additional step if it resumed from the last one, so an interrupted run would differ from
+    an uninterrupted one. Raises RuntimeError if training ends before the last step.
     """
     if checkpoint:
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
@@ -185,18 +185,18 @@ def train_to_the_end(trainer: Trainer, checkpoint: str | None) -> None:
             trainer.state = state
             return
     trainer.train(resume_from_checkpoint=checkpoint)
-    taken, wanted = trainer.state.global_step, trainer.state.max_steps
-    if not 0 < wanted <= taken:
+    n_done, n_steps = trainer.state.global_step, trainer.state.max_steps
+    if not 0 < n_steps <= n_done:
         raise RuntimeError(
-            f"the trainer ended after {taken} of {wanted} steps, so that nothing may have been learned; it needs at "
-            "least one whole batch of texts or prompts"
+            f"the trainer ended after {n_done} of {n_steps} steps, so that nothing may have been learned; it needs at "
+            "least one full batch of texts or prompts"
         )
 
 
 class LogAtCheckpoints(TrainerCallback):
-    """Logs, and evaluates where an epoch ends there, before a checkpoint is written: a resumed curve has what was due.
+    """Logs, and evaluates at the end of an epoch, before a checkpoint is written, so that resumed curves are complete.
 
-    The trainer's own mean of the loss starts anew at a checkpoint, and it evaluates at the end of an epoch after the
+    The trainer resets its running mean of the loss when it resumes, and by default evaluates after it has saved the
     checkpoint of the same step.
     """
 
@@ -219,17 +219,17 @@ def _read_json(path: Path):
 
 
 def curve_rows(history: Iterable[Mapping], stage: str, quantities: Mapping[str, str]) -> list[dict]:
-    """Return long-format curve rows from a trainer's log history; `quantities` maps the trainer's names to ours."""
+    """Return long-format curve rows from a trainer's log history; `quantities` maps its names to the curve's."""
     return [
-        {"stage": stage, "step": int(entry["step"]), "quantity": ours, "value": float(entry[theirs])}
+        {"stage": stage, "step": int(entry["step"]), "quantity": quantity, "value": float(entry[name])}
         for entry in history
-        for theirs, ours in quantities.items()
-        if theirs in entry and np.isfinite(float(entry[theirs]))
+        for name, quantity in quantities.items()
+        if name in entry and np.isfinite(float(entry[name]))
     ]
 
 
 def lora_config(settings: Mapping):
-    """Return peft's configuration for method lora, None for full finetuning."""
+    """Return peft's configuration for method lora, None for method full."""
     if settings["method"] == "full":
         return None
     from peft import LoraConfig
@@ -240,27 +240,28 @@ def lora_config(settings: Mapping):
 
 
 def quiet_off_terminal(trainer: Trainer) -> None:
-    """Remove the trainer's own printing; on a terminal its progress bar stays."""
+    """Remove the trainer's printing of logs; the progress bar on a terminal remains."""
     trainer.remove_callback(PrinterCallback)
 
 
-def write_in_step(trainer: Trainer) -> None:
-    """Keep sharded processes generating until all have finished: each token needs the shards of every process.
+def synchronize_generation(trainer: Trainer) -> None:
+    """Make FSDP processes generate until all have finished, because each token needs the shards of all processes.
 
-    transformers does so itself for FSDP 1 and DeepSpeed, for FSDP 2 only where it has sharded the model by itself.
+    transformers does this for FSDP 1 and DeepSpeed, but for FSDP 2 only if it has sharded the model itself.
     """
     if n_processes() > 1 and trainer.is_fsdp_enabled:
         model = trainer.model
-        for one in (model, model.get_base_model() if hasattr(model, "get_base_model") else model):
-            one._is_fsdp_managed_module = True
+        for module in (model, model.get_base_model() if hasattr(model, "get_base_model") else model):
+            module._is_fsdp_managed_module = True
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a training has changed, and how much of it was saved.
+    """Size of a trained update, and the share of it that the saved weights keep.
 
-    `weight_change` is the norm of all changes over the norm of all weights; `update_kept_share` the projection of the
-    saved change on the trained one, and `in_bfloat16` what it would be in bfloat16; both None without adapters.
+    `weight_change` is the norm of the change of all weights over the norm of all weights. `update_kept_share` is the
+    projection of the saved change on the trained change, `in_bfloat16` the same for weights rounded to bfloat16; both
+    are None without adapters.
     """
 
     weight_change: float
@@ -269,13 +270,13 @@ class Saved:
 
 
 def merge_adapters(model):
-    """Return the model with its adapters merged into float32 weights, and the update's shares kept so and in bfloat16.
+    """Return the model with adapters merged in float32, and the shares of the update kept in float32 and bfloat16.
 
-    The weights that were trained beside are taken as they are, so that the result is the policy that was trained.
+    Other trained weights are kept unchanged, so that the result equals the trained policy.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    # On the CPU, where float32 weights fit whenever a checkpoint does.
+    # On the CPU, which has room for float32 weights.
     model = model.to("cpu", torch.float32)
     kept, kept_in_bfloat16, trained = 0.0, 0.0, 0.0
     for layer in [module for module in model.modules() if isinstance(module, BaseTunerLayer)]:
@@ -292,7 +293,7 @@ def merge_adapters(model):
 
 
 def save_merged(model, tokenizer, target: str | Path) -> tuple[float | None, float | None]:
-    """Save model and tokenizer as safetensors, adapters merged; each file is whole or not there.
+    """Save model and tokenizer as safetensors with merged adapters; the folder is replaced atomically.
 
     Returns the shares of `merge_adapters`, None without adapters.
     """
@@ -300,20 +301,20 @@ def save_merged(model, tokenizer, target: str | Path) -> tuple[float | None, flo
     if hasattr(model, "merge_and_unload"):
         model, *of_update = merge_adapters(model)
         shares = of_update[0], of_update[1]
-    with replacing_folder(target) as beside:
-        model.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
+    with replacing_folder(target) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
     return shares
 
 
 def save_trained(
     trainer: Trainer, tokenizer, target: str | Path, start: str | Path, base: Mapping, settings, log
 ) -> Saved | None:
-    """Save what was trained, as `save_merged`; return what has changed, in the first process alone.
+    """Save the trained model with `save_merged`; return the size of the change in the first process, None in others.
 
-    All processes must come here. Where each holds a shard (FSDP, DeepSpeed), the weights are collected in the first
-    one's memory and put into the model that the stage started from, in the precision in which they were trained. Raises
-    RuntimeError where the weights are those from the start: an untrained model must not stand as a trained one.
+    All processes must call this. With sharded weights (FSDP, DeepSpeed), the first process gathers them and loads them
+    into the start model, in the precision in which they were trained. Raises RuntimeError if the saved weights equal
+    the start weights, so that an untrained model is never used as a trained one.
     """
     shares: tuple[float | None, float | None] = (None, None)
     if n_processes() > 1 and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
@@ -326,7 +327,7 @@ def save_trained(
                 from peft import get_peft_model
 
                 model = get_peft_model(model, adapters)
-            # What was collected takes the place of what was loaded: neither rounded to it, nor held twice.
+            # assign=True replaces the loaded tensors, so that weights are neither cast nor held twice.
             model.load_state_dict(weights, assign=True)
             (model.get_base_model() if adapters is not None else model).tie_weights()
             shares = save_merged(model, tokenizer, target)
@@ -355,10 +356,10 @@ def save_trained(
 def relative_change(start: str | Path, saved: str | Path, dtype: str = "float32") -> float:
     """Return the norm of the change of all weights over the norm of all weights, between two models in safetensors.
 
-    `start` is a folder or the name of a model in the hub's cache, whose weights were loaded as `dtype`: what was lost
-    there is no change. Read tensor by tensor. Raises ValueError where the two have no weight in common.
+    `start` is a folder or a model in the hub's cache. Its weights are cast to `dtype` first, so that this rounding does
+    not count as a change. Tensors are read one by one. Raises ValueError if the models share no weight names.
     """
-    folders = [folder_with(path) for path in (start, saved)]
+    folders = [local_folder(path) for path in (start, saved)]
     squares = np.zeros(2)
     with ExitStack() as stack:
         before, after = (
@@ -371,16 +372,16 @@ def relative_change(start: str | Path, saved: str | Path, dtype: str = "float32"
             for folder in folders
         )
         for name in sorted(before.keys() & after.keys()):
-            one = before[name].get_tensor(name).to(getattr(torch, dtype)).double()
-            other = after[name].get_tensor(name).double()
-            squares += (other - one).square().sum().item(), one.square().sum().item()
+            start_weight = before[name].get_tensor(name).to(getattr(torch, dtype)).double()
+            saved_weight = after[name].get_tensor(name).double()
+            squares += (saved_weight - start_weight).square().sum().item(), start_weight.square().sum().item()
         if not before.keys() & after.keys():
-            raise ValueError(f"{start} and {saved} have no weight of one name; they are models of two kinds")
+            raise ValueError(f"{start} and {saved} have no weight names in common; they are different kinds of models")
     return float(np.sqrt(squares[0] / squares[1]))
 
 
 def rows_of_saved(saved: Saved, stage: str, step: int) -> list[dict]:
-    """Return the curve's last rows: how far the weights went, and what share of the adapters' update was saved."""
+    """Return the last rows of the curve: the relative weight change, and the saved share of the adapters' update."""
     values = {"weight_change": saved.weight_change, "update_kept_share": saved.update_kept_share}
     return [
         {"stage": stage, "step": step, "quantity": name, "value": value}
@@ -390,7 +391,7 @@ def rows_of_saved(saved: Saved, stage: str, step: int) -> list[dict]:
 
 
 def write_atomically(path: Path, write) -> None:
-    """Call write(temporary path beside `path`), then rename."""
-    beside = path.with_name(f".{path.name}.part{path.suffix}")
-    write(beside)
-    os.replace(beside, path)
+    """Call write(temporary path in the same folder), then rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.part{path.suffix}")
+    write(temporary)
+    os.replace(temporary, path)

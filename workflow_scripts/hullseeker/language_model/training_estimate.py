@@ -1,10 +1,10 @@
-"""What a training will need of each device, from the config alone: memory by part, and the least time of a step.
+"""Estimate of a training from the config: memory per device by part, and the minimum time per step.
 
-Needs: torch, transformers. Exact are weights, gradients and optimizer (mixed-precision Adam, Rajbhandari et al. 2020,
-ZeRO, arXiv 1910.02054, section 3.1), the cache of keys and values, and the tiles of the loss. Activations are counted
-per layer of the Qwen2 and Llama kind (gated MLP, RMSNorm, torch's fused attention), after the manner of Korthikanti et
-al. 2022, arXiv 2205.05198. Operations of a step: Kaplan et al. 2020, arXiv 2001.08361, section 2.1. What a framework
-needs beside, and which share of a device's speed it reaches, are allowances of ours, named below.
+Needs: torch, transformers. Exact: weights, gradients and optimizer (mixed-precision Adam, Rajbhandari et al. 2020,
+ZeRO, arXiv 1910.02054, section 3.1), the key-value cache, and the tiles of the loss. Activations are counted per layer
+of Qwen2 and Llama architectures (gated MLP, RMSNorm, torch's fused attention), following Korthikanti et al. 2022,
+arXiv 2205.05198. Operations per step: Kaplan et al. 2020, arXiv 2001.08361, section 2.1. The overhead of frameworks and
+the achieved fraction of a device's peak speed are assumptions, defined below.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# TRL's tile of the logits (trl.kernels.chunked_logprob, trl.trainer.utils): tokens x vocabulary.
+# Tile size in which TRL computes logits (trl.kernels.chunked_logprob, trl.trainer.utils): tokens x vocabulary.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
-# Our allowances: CUDA context and libraries, and what the allocator cannot use.
+# Assumed overhead: CUDA context and libraries, and memory lost to fragmentation in the allocator.
 CONTEXT_BYTES, FRAGMENTED_SHARE = 1.5e9, 0.10
-# Our assumptions: share of the peak speed in an update, of the bandwidth in decoding, and time per layer and token that
-# Python takes in decoding (transformers, vLLM with its graphs).
+# Assumptions: achieved fraction of the peak speed in an update and of the bandwidth in decoding; Python overhead per
+# layer and token in decoding (vLLM uses CUDA graphs).
 UPDATE_EFFICIENCY, DECODE_EFFICIENCY = 0.4, 0.6
 DECODE_OVERHEAD_S = {"transformers": 0.9e-3, "vllm_colocate": 0.1e-3, "vllm_server": 0.1e-3}
-# Between the GPUs of one machine, each way, as reached in an all-gather (NVLink 4: 450e9 at its peak).
+# Achieved all-gather bandwidth between the GPUs of one machine, per direction (NVLink 4: 450e9 peak).
 LINK_BYTES_PER_S = 2.0e11
-# CHGNet, one crystal of ten atoms, one CPU thread, measured.
+# Measured time of CHGNet for one crystal of ten atoms on one CPU thread.
 REWARD_S = 9.2e-3
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device: memory (bytes), bf16 speed without sparsity (1/s) and memory bandwidth (bytes/s), by the maker."""
+    """A device's specifications: memory (bytes), dense bf16 speed (FLOP/s) and memory bandwidth (bytes/s)."""
 
     name: str
     memory_bytes: float
@@ -47,7 +47,7 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides on memory and time; counts of weights, and widths."""
+    """The numbers of parameters and layer widths of a model that determine memory and time."""
 
     n_parameters: int
     n_adapter_parameters: int
@@ -60,7 +60,7 @@ class Shape:
 
 
 def shape_of(config, lora_rank: int) -> Shape:
-    """Return the shape of a model by its transformers config; no weight is made."""
+    """Return the shape of a model from its transformers config, without allocating weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -83,7 +83,7 @@ def shape_of(config, lora_rank: int) -> Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """What of the config decides on memory and time; `sharing` is MULTI_GPU, FSDP or DEEPSPEED, as accelerate says."""
+    """The settings that determine memory and time; `sharing` is accelerate's MULTI_GPU, FSDP or DEEPSPEED."""
 
     method: str
     weight_bytes: int
@@ -95,7 +95,7 @@ class Plan:
     answer_tokens: int
     n_processes: int = 1
     sharing: str = "MULTI_GPU"
-    # Of GRPO alone: who writes the answers (None in SFT).
+    # GRPO only: the engine that generates completions (None in SFT), and what goes with it.
     engine: str | None = None
     vllm_memory_share: float = 0.0
     vllm_sleep: bool = False
@@ -116,13 +116,13 @@ class Plan:
 
     @property
     def trained_bytes(self) -> int:
-        """Bytes of a trained weight: adapters are float32 (peft), and so is what is sharded under autocast."""
+        """Bytes per trained weight: 4 for adapters (peft) and for weights that are sharded under autocast."""
         sharded = self.n_shards > 1 and self.autocast_bf16
         return 4 if self.method == "lora" or sharded else self.weight_bytes
 
 
 def plan_of(stage: str, settings: Mapping, base: Mapping, prompt_tokens: int, sharing: str) -> Plan:
-    """Return the plan of a stage's settings (sft or grpo); answers are taken to be as long as they may be."""
+    """Return the plan of a stage's settings (sft or grpo), with completions of the maximum length."""
     weight_bytes = {"float32": 4, "bfloat16": 2}[base["dtype"]]
     common = {
         "method": settings["method"],
@@ -151,51 +151,51 @@ def plan_of(stage: str, settings: Mapping, base: Mapping, prompt_tokens: int, sh
 
 
 def layer_activation_bytes(shape: Shape, plan: Plan) -> float:
-    """Return what one layer keeps of one token for its backward pass.
+    """Return the bytes per token that one layer keeps for its backward pass.
 
-    Two norms keep their input in float32, and scaled where they are trained; the linears their inputs, each a copy of
-    its own where it has to be cast; attention queries, keys, values and result; the MLP gate, its activation, the other
-    half, and their product. Of frozen linears it is the adapters that keep the inputs.
+    Kept are: the float32 input of two norms, and their scaled output if they are trained; the input of each linear
+    layer, with one copy per cast; queries, keys, values and result of attention; gate, activation, up projection and
+    product of the MLP. For frozen linear layers, the adapters keep the inputs.
     """
-    h, a, i, wide = shape.hidden, shape.attention_width, shape.intermediate, plan.compute_bytes
+    h, a, i, compute_bytes = shape.hidden, shape.attention_width, shape.intermediate, plan.compute_bytes
     if plan.method == "full":
-        copies = 5 if plan.trained_bytes > wide else 2
-        return 2 * h * (4 + plan.trained_bytes) + (copies * h + 5 * a + 4 * i) * wide
+        copies = 5 if plan.trained_bytes > compute_bytes else 2
+        return 2 * h * (4 + plan.trained_bytes) + (copies * h + 5 * a + 4 * i) * compute_bytes
     casts = 2 if plan.autocast_bf16 else 4
-    inputs = (2 * h + a + i) * 4 if wide == 4 else (5 * h + a + i) * casts
-    return 2 * h * 4 + inputs + (4 * a + 3 * i) * wide
+    inputs = (2 * h + a + i) * 4 if compute_bytes == 4 else (5 * h + a + i) * casts
+    return 2 * h * 4 + inputs + (4 * a + 3 * i) * compute_bytes
 
 
 def memory_bytes(shape: Shape, plan: Plan, device_bytes: float) -> dict[str, dict[str, float]]:
-    """Return bytes per device by part, in both phases: `update`, and of GRPO `rollouts`; without allowances."""
+    """Return bytes per device by phase (`update`, for GRPO also `rollouts`) and part, without overhead."""
     trained = shape.n_adapter_parameters if plan.method == "lora" else shape.n_parameters
     frozen = shape.n_parameters if plan.method == "lora" else 0
     shards, head = plan.n_shards, shape.vocabulary * shape.hidden
     tokens = plan.device_batch_size * plan.length_tokens
-    scored = plan.device_batch_size * plan.answer_tokens
-    held = {
+    completion_tokens = plan.device_batch_size * plan.answer_tokens
+    common = {
         "weights": (frozen * plan.weight_bytes + trained * plan.trained_bytes) / shards,
         "optimizer": 2 * trained * plan.trained_bytes / shards,
         "reference model": plan.has_reference * shape.n_parameters * plan.weight_bytes / shards,
     }
     in_layer = (shape.n_parameters - head) / shape.n_layers
     if shards > 1:
-        # Two layers and the head are whole at a time.
-        held["gathered"] = (2 * in_layer + head) * plan.compute_bytes
+        # Two layers and the head are gathered at a time.
+        common["gathered"] = (2 * in_layer + head) * plan.compute_bytes
     layer = layer_activation_bytes(shape, plan)
     stream = shape.hidden * (plan.weight_bytes if plan.method == "lora" else plan.trained_bytes)
-    of_token = shape.n_layers * stream + layer if plan.checkpointing else shape.n_layers * layer
-    update = held | {
+    bytes_per_token = shape.n_layers * stream + layer if plan.checkpointing else shape.n_layers * layer
+    update = common | {
         "gradients": trained * plan.trained_bytes / shards,
-        "activations": tokens * of_token,
-        "loss": tile_bytes(shape, plan, scored) + (head * 4 if plan.method == "full" else 0),
+        "activations": tokens * bytes_per_token,
+        "loss": tile_bytes(shape, plan, completion_tokens) + (head * 4 if plan.method == "full" else 0),
     }
     if plan.autocast_bf16 and plan.method == "full" and plan.trained_bytes == 4 and shards == 1:
         update["autocast copies"] = trained * 2
     if plan.engine is None:
         return {"update": update}
     sequences = plan.batch_size / plan.n_processes
-    rollouts = dict(held)
+    rollouts = dict(common)
     if plan.engine == "transformers":
         cache = 2 * shape.n_layers * shape.key_value_width * plan.compute_bytes
         rollouts["keys and values"] = sequences * plan.length_tokens * cache
@@ -210,50 +210,50 @@ def memory_bytes(shape: Shape, plan: Plan, device_bytes: float) -> dict[str, dic
 
 
 def tile_bytes(shape: Shape, plan: Plan, n_tokens: int) -> float:
-    """Return what the loss of so many tokens holds: a tile of logits, and the gradient of the hidden states (float32).
+    """Return the bytes of the loss of n_tokens: a tile of logits, and the gradient of the hidden states in float32.
 
-    All logits would be n_tokens x vocabulary, in the compute type and again in float32.
+    Without tiles, the logits would be n_tokens x vocabulary in the compute dtype and again in float32.
     """
     tile = min(n_tokens, TILE_TOKENS) * min(shape.vocabulary, TILE_VOCABULARY)
     return tile * plan.compute_bytes + n_tokens * shape.hidden * 4
 
 
 def peak_bytes(parts: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the larger phase's bytes with our allowances."""
+    """Return the bytes of the larger phase, including overhead."""
     return CONTEXT_BYTES + (1 + FRAGMENTED_SHARE) * max(sum(phase.values()) for phase in parts.values())
 
 
 def step_time_s(shape: Shape, plan: Plan, device: Device) -> dict[str, float]:
-    """Return the least seconds of a step by part; rollouts and rewards are GRPO's."""
+    """Return the minimum seconds per step by part; rollouts and rewards are in GRPO only."""
     per_token = 2 * (shape.n_parameters - shape.vocabulary * shape.hidden)
     per_token += 2 * plan.length_tokens * shape.attention_width * shape.n_layers
     passes = 1 + (1 if plan.method == "lora" else 2) + (1 if plan.checkpointing else 0)
-    work = plan.batch_size * plan.length_tokens * per_token * passes
-    parts = {"update": work / (plan.n_processes * device.flops_per_s * UPDATE_EFFICIENCY)}
+    flop = plan.batch_size * plan.length_tokens * per_token * passes
+    parts = {"update": flop / (plan.n_processes * device.flops_per_s * UPDATE_EFFICIENCY)}
     if plan.engine is None:
         return parts
     sequences = plan.batch_size / plan.n_processes
-    cache = 2 * shape.n_layers * shape.key_value_width * 2 * sequences * plan.length_tokens / 2
-    read = shape.n_parameters * plan.compute_bytes + cache
-    token = read / (device.bytes_per_s * DECODE_EFFICIENCY) + shape.n_layers * DECODE_OVERHEAD_S[plan.engine]
+    cache_bytes = 2 * shape.n_layers * shape.key_value_width * 2 * sequences * plan.length_tokens / 2
+    bytes_read = shape.n_parameters * plan.compute_bytes + cache_bytes
+    token_s = bytes_read / (device.bytes_per_s * DECODE_EFFICIENCY) + shape.n_layers * DECODE_OVERHEAD_S[plan.engine]
     if plan.engine == "transformers" and plan.sharing == "FSDP" and plan.n_shards > 1:
-        token += shape.n_parameters * plan.compute_bytes / LINK_BYTES_PER_S
+        token_s += shape.n_parameters * plan.compute_bytes / LINK_BYTES_PER_S
     n_scoring = plan.n_processes * max(1, plan.n_reward_workers)
-    return {"rollouts": plan.answer_tokens * token, "rewards": plan.batch_size * REWARD_S / n_scoring} | parts
+    return {"rollouts": plan.answer_tokens * token_s, "rewards": plan.batch_size * REWARD_S / n_scoring} | parts
 
 
 def log_estimate(log, shape: Shape, plan: Plan, device: Device | None, memory_of_device_bytes: float) -> None:
-    """Log memory by part and the least time of a step (of a device of known speed); warn where it does not fit."""
+    """Log memory by part and, if the device's speed is known, the minimum time per step; warn if it does not fit."""
     parts = memory_bytes(shape, plan, memory_of_device_bytes)
-    for phase, held in parts.items():
-        words = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in held.items() if size)
-        log.info("estimate, %s, GB per process: %s", phase, words)
-    peak, whole = peak_bytes(parts) / 1e9, plan.device_batch_size * plan.answer_tokens * shape.vocabulary
+    for phase, sizes in parts.items():
+        summary = ", ".join(f"{name} {size / 1e9:.3g}" for name, size in sizes.items() if size)
+        log.info("estimate, %s, GB per process: %s", phase, summary)
+    peak, n_logits = peak_bytes(parts) / 1e9, plan.device_batch_size * plan.answer_tokens * shape.vocabulary
     log.info(
-        "estimate: at most %.3g GB with allowances, %.3g GB there; the logits in full would be %.3g GB more",
+        "estimate: at most %.3g GB with overhead, %.3g GB available; without tiling the logits would add %.3g GB",
         peak,
         memory_of_device_bytes / 1e9,
-        whole * (plan.compute_bytes + 4) / 1e9,
+        n_logits * (plan.compute_bytes + 4) / 1e9,
     )
     if peak * 1e9 > memory_of_device_bytes:
         log.warning(
@@ -262,26 +262,26 @@ def log_estimate(log, shape: Shape, plan: Plan, device: Device | None, memory_of
         )
     if device is not None:
         times = step_time_s(shape, plan, device)
-        words = ", ".join(f"{name} {seconds:.3g}" for name, seconds in times.items())
-        log.info("estimate: a step takes at least %.3g s on %s (%s)", sum(times.values()), device.name, words)
+        summary = ", ".join(f"{name} {seconds:.3g}" for name, seconds in times.items())
+        log.info("estimate: a step takes at least %.3g s on %s (%s)", sum(times.values()), device.name, summary)
 
 
 def device_here(device: str) -> tuple[Device | None, float]:
-    """Return this process's device, None where its speed is not known, and its memory (bytes).
+    """Return this process's device (None if its speed is unknown) and its memory (bytes).
 
-    A CPU's speed is that of one matrix product of this process.
+    The speed of a CPU is measured with a matrix product.
     """
     import torch
 
     if device == "cuda":
-        about = torch.cuda.get_device_properties(torch.cuda.current_device())
-        known = next((one for name, one in DEVICES.items() if name in about.name), None)
-        return known, float(about.total_memory)
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        device_specs = next((matrix for name, matrix in DEVICES.items() if name in properties.name), None)
+        return device_specs, float(properties.total_memory)
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    one, times = torch.ones(512, 512), []
+    matrix, times = torch.ones(512, 512), []
     for _ in range(3):
         started = time.perf_counter()
-        one @ one
+        matrix @ matrix
         times.append(time.perf_counter() - started)
-    # Memory bandwidth of one core, an assumption: small models are bound by Python anyway.
+    # The memory bandwidth of one core is an assumption; Python overhead dominates for small models.
     return Device("this CPU", memory, 2 * 512**3 / min(times), 1e10), memory

@@ -1,4 +1,4 @@
-"""Reward audit: how far the reward potential's ranking and energies are from the evaluator's, by sample and by system.
+"""Reward audit: agreement of the reward potential with the evaluator in ranking and energies, by sample and system.
 
 Needs: numpy, pandas, scipy, pymatgen.
 """
@@ -30,11 +30,10 @@ def audit_row(
     references: Mapping[str, float],
     hull_reference: str = "evaluator",
 ) -> dict:
-    """Return the audit columns of one sample, ok where both potentials gave an energy.
+    """Return the audit columns of one sample; the status is ok if both potentials gave an energy.
 
-    `elemental` holds the elemental energies (eV/atom) of "chgnet" and of "evaluator"; `references` those of the data
-    set's crystals by formula, as `references_of` gives them. What is known of a row that is not ok is kept, the rest is
-    null.
+    `elemental` holds the elemental energies (eV/atom) of "chgnet" and "evaluator"; `references` holds the energies of
+    the data set's crystals by formula, as returned by `references_of`. Rows that are not ok keep the known values.
     """
     row = {"structure_id": sample["structure_id"], "status": "not_attempted", "error": sample["error"]}
     if not has_structure(sample):
@@ -70,41 +69,41 @@ def audit_row(
 
 
 def pairs_of(audit: pd.DataFrame) -> np.ndarray:
-    """Return (n, 2) formation energies, reward's and evaluator's, of the rows that have both, sorted."""
-    both = audit[[CHGNET, EVALUATOR]].dropna().to_numpy(float)
-    return both[np.lexsort(both.T)]
+    """Return sorted (n, 2) formation energies by the reward potential and the evaluator, of rows with both."""
+    pairs = audit[[CHGNET, EVALUATOR]].dropna().to_numpy(float)
+    return pairs[np.lexsort(pairs.T)]
 
 
 def is_fooled(audit: pd.DataFrame, stable_below_ev_per_atom: float) -> np.ndarray:
-    """Return which samples (n,) the reward prefers to the data set's structure but the evaluator calls unstable."""
+    """Return which samples (n,) are below the data set's structure in reward energy but unstable by the evaluator."""
     preferred = audit["chgnet_energy_ev_per_atom"] < audit["chgnet_reference_energy_ev_per_atom"]
     return preferred.to_numpy(bool) & is_unstable(audit, stable_below_ev_per_atom)
 
 
 def row_of_system(system: Mapping[str, str], audit: pd.DataFrame, settings: Mapping, seed: int) -> dict:
-    """Return one row of the table; NaN where no sample has the energies. Energies are of structures as generated."""
-    # Rows without both energies stay in n_samples and in every share; n_audited says how many have both.
-    both = pairs_of(audit)
+    """Return one row of the table; NaN if no sample has the energies. Energies are of unrelaxed structures."""
+    # Rows without both energies count in n_samples and in every share; n_audited counts rows with both.
+    pairs = pairs_of(audit)
     has_reference = audit[["chgnet_energy_ev_per_atom", "chgnet_reference_energy_ev_per_atom"]].notna().all(axis=1)
-    row = {"system": system["system"], "label": system["label"], "n_samples": len(audit), "n_audited": len(both)}
+    row = {"system": system["system"], "label": system["label"], "n_samples": len(audit), "n_audited": len(pairs)}
     row["n_with_reference"] = int(has_reference.sum())
 
     def seed_of(name: str) -> int:
         return seed_for(seed, "make_audit_table", system["system"], name)
 
-    row["spearman_rho"] = spearman(both)
+    row["spearman_rho"] = spearman(pairs)
     row["spearman_rho_ci_low"], row["spearman_rho_ci_high"] = bootstrap_interval(
-        both, spearman, seed_of("spearman_rho"), settings["n_bootstrap"]
+        pairs, spearman, seed_of("spearman_rho"), settings["n_bootstrap"]
     )
     means = {
-        "mean_gap_ev_per_atom": both[:, 0] - both[:, 1],
+        "mean_gap_ev_per_atom": pairs[:, 0] - pairs[:, 1],
         "fooled_pct": 100.0 * is_fooled(audit, settings["stable_below_ev_per_atom"]),
         UNRELIABLE_PCT: 100.0 * is_unreliable(audit),
     }
     for i, name in enumerate(("chgnet", "evaluator")):
         column = f"{name}_median_formation_energy_ev_per_atom"
-        row[column] = median(both[:, i])
-    # Energies of structures as generated have outliers of thousands of eV/atom, which rule a mean.
+        row[column] = median(pairs[:, i])
+    # Energies of unrelaxed structures have outliers of thousands of eV/atom, which dominate the mean.
     gap = means["mean_gap_ev_per_atom"]
     row["median_gap_ev_per_atom"] = median(gap)
     row["median_gap_ev_per_atom_ci_low"], row["median_gap_ev_per_atom_ci_high"] = bootstrap_interval(
@@ -112,46 +111,48 @@ def row_of_system(system: Mapping[str, str], audit: pd.DataFrame, settings: Mapp
     )
     for name, values in means.items():
         row[name] = float(values.mean()) if len(values) else float("nan")
-        low_high = mean_interval(values, seed_of(name), settings["n_bootstrap"])
-        row[f"{name}_ci_low"], row[f"{name}_ci_high"] = low_high
+        interval = mean_interval(values, seed_of(name), settings["n_bootstrap"])
+        row[f"{name}_ci_low"], row[f"{name}_ci_high"] = interval
     return row
 
 
 def median_gap(pairs: np.ndarray) -> float:
-    """Return the median of reward minus evaluator, eV/atom; NaN of nothing."""
+    """Return the median of reward minus evaluator, eV/atom; NaN for no pairs."""
     return median(pairs[:, 0] - pairs[:, 1])
 
 
 def change(
     before: np.ndarray, after: np.ndarray, statistic: Callable[[np.ndarray], float], seed: int, n_bootstrap: int
 ) -> tuple[float, float, float]:
-    """Return the statistic of `after` minus that of `before`, and its 95% interval, each side drawn on its own."""
+    """Return the statistic of `after` minus that of `before`, and the 95% interval; both are resampled separately."""
     if not len(before) or not len(after):
         return (float("nan"),) * 3
-    drawn = [
+    resampled = [
         np.array([statistic(values[rows]) for block in blocks for rows in block])
         for values, blocks in (
             (before, resampled_indices(len(before), seed_for(seed, "before"), n_bootstrap)),
             (after, resampled_indices(len(after), seed_for(seed, "after"), n_bootstrap)),
         )
     ]
-    return statistic(after) - statistic(before), *percentile_interval(drawn[1] - drawn[0])
+    return statistic(after) - statistic(before), *percentile_interval(resampled[1] - resampled[0])
 
 
 def changes_by_rl(
     system: Mapping[str, str], before: pd.DataFrame | None, after: pd.DataFrame, settings: Mapping, seed: int
 ) -> dict:
-    """Return what RL changed, by column; NaN for a system without RL. `before` is of the model that RL started from."""
-    judge = lambda audit: np.sort(100.0 * is_fooled(audit, settings["stable_below_ev_per_atom"]))  # noqa: E731
-    found: dict[str, float] = {}
+    """Return the changes by RL, by column; NaN without RL. `before` is the audit of the model that RL started from."""
+    fooled_pct_of = lambda audit: np.sort(100.0 * is_fooled(audit, settings["stable_below_ev_per_atom"]))  # noqa: E731
+    changes: dict[str, float] = {}
     for name, values_of, statistic in (
-        ("fooled_change_pct", judge, np.mean),
+        ("fooled_change_pct", fooled_pct_of, np.mean),
         ("spearman_rho_change", pairs_of, spearman),
         ("median_gap_change_ev_per_atom", pairs_of, median_gap),
     ):
-        three = (float("nan"),) * 3
+        change_and_interval = (float("nan"),) * 3
         if before is not None:
-            of_name = seed_for(seed, "make_audit_table", system["system"], name)
-            three = change(values_of(before), values_of(after), statistic, of_name, settings["n_bootstrap"])
-        found |= dict(zip((name, f"{name}_ci_low", f"{name}_ci_high"), three, strict=True))
-    return found
+            seed_of_name = seed_for(seed, "make_audit_table", system["system"], name)
+            change_and_interval = change(
+                values_of(before), values_of(after), statistic, seed_of_name, settings["n_bootstrap"]
+            )
+        changes |= dict(zip((name, f"{name}_ci_low", f"{name}_ci_high"), change_and_interval, strict=True))
+    return changes

@@ -1,4 +1,4 @@
-"""What the reward audit compares with: the elements' phases, and the data set's lowest crystal of each formula.
+"""References of the reward audit: elemental phases, and the lowest-energy crystal of the data set for each formula.
 
 Needs: numpy, pymatgen.
 """
@@ -14,14 +14,17 @@ ENERGIES_BEST_FIRST = ("energy_ev_per_atom", "corrected_energy_ev_per_atom", "un
 
 
 def elemental_phases(phases: Sequence[Mapping], elements: set[int]) -> list[Mapping]:
-    """Return the phases of one element only, of the sampled elements (atomic numbers)."""
-    return [row for row in phases if len(own := set(row["atomic_numbers"])) == 1 and own <= elements]
+    """Return the single-element phases of these elements (atomic numbers)."""
+    return [
+        row for row in phases if len(elements_of_row := set(row["atomic_numbers"])) == 1 and elements_of_row <= elements
+    ]
 
 
 def known_crystals(materials: Sequence[Mapping], formulas: set[str]) -> list[Mapping]:
-    """Return the data set's lowest structure of each sampled formula.
+    """Return the lowest-energy structure of the data set for each of these formulas.
 
-    Lowest by the evaluator's energy, by the database's where that is unknown; all of a formula where neither is known.
+    The evaluator's energy decides, or the database's if that is unknown. If both are unknown, all structures of the
+    formula are returned.
     """
     by_formula: dict[str, list[Mapping]] = {}
     for row in sorted(materials, key=lambda row: row["structure_id"]):
@@ -31,7 +34,7 @@ def known_crystals(materials: Sequence[Mapping], formulas: set[str]) -> list[Map
 
 
 def lowest_known(rows: Sequence[Mapping]) -> list[Mapping]:
-    """Return the row of least energy by the first kind of energy that all rows have, all rows where there is none."""
+    """Return the lowest row by the first energy column that is known for all rows; all rows if there is none."""
     for name in ENERGIES_BEST_FIRST:
         energies = [row[name] for row in rows if row.get(name) is not None]
         if len(energies) == len(rows):
@@ -40,25 +43,25 @@ def lowest_known(rows: Sequence[Mapping]) -> list[Mapping]:
 
 
 def reference_rows(kind: str, rows: Sequence[Mapping], energies: Sequence[float | str]) -> list[dict]:
-    """Return one row per formula: the lowest energy (eV/atom), or the first error where no structure has one."""
-    found: dict[str, dict] = {}
+    """Return one row per formula: the lowest energy (eV/atom), or the first error if no structure has an energy."""
+    by_formula: dict[str, dict] = {}
     for row, energy in zip(rows, energies, strict=True):
-        about = {"kind": kind, "formula": row["formula"], "status": "energy_failed", "error": energy}
+        candidate = {"kind": kind, "formula": row["formula"], "status": "energy_failed", "error": energy}
         if not isinstance(energy, str):
-            about |= {"status": "ok", "error": None, "energy_ev_per_atom": energy}
-        before = found.setdefault(row["formula"], about)
-        if before["status"] != "ok" or about.get("energy_ev_per_atom", 0.0) < before["energy_ev_per_atom"]:
-            found[row["formula"]] = about if about["status"] == "ok" else before
-    return list(found.values())
+            candidate |= {"status": "ok", "error": None, "energy_ev_per_atom": energy}
+        best = by_formula.setdefault(row["formula"], candidate)
+        if best["status"] != "ok" or candidate.get("energy_ev_per_atom", 0.0) < best["energy_ev_per_atom"]:
+            by_formula[row["formula"]] = candidate if candidate["status"] == "ok" else best
+    return list(by_formula.values())
 
 
 def references_of(rows: Sequence[Mapping]) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the potential's energies (eV/atom) by element, and of the data set's lowest structure by formula."""
-    known = [row for row in rows if row["status"] == "ok"]
+    """Return the potential's energies (eV/atom): of elemental phases by element, of lowest structures by formula."""
+    evaluated = [row for row in rows if row["status"] == "ok"]
     elemental = {
         element: row["energy_ev_per_atom"]
-        for row in known
+        for row in evaluated
         if row["kind"] == "elemental"
         for element in Composition(row["formula"]).as_dict()
     }
-    return elemental, {row["formula"]: row["energy_ev_per_atom"] for row in known if row["kind"] == "known"}
+    return elemental, {row["formula"]: row["energy_ev_per_atom"] for row in evaluated if row["kind"] == "known"}

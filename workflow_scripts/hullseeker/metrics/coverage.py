@@ -2,9 +2,9 @@
 
 Needs: numpy, scipy.
 
-Fingerprints are matrices: structure (n, 61), composition (n, 132) and already scaled. Distances are Euclidean
-and without unit. A sample without a fingerprint (unparseable, or its fingerprint failed) is in no matrix: it
-covers nothing, is covered by nothing and is not novel, but the caller counts it in `n_samples`, the denominator.
+Fingerprints are matrices: structure (n, 61) and composition (n, 132), the latter already scaled. Distances are
+Euclidean and unitless. A sample without a fingerprint (unparseable, or the featurizer failed) is in no matrix: it
+counts as not covered and not novel, and the caller includes it in the denominator `n_samples`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DISTANCES_IN_MEMORY = 4_000_000
 
 @dataclass(frozen=True)
 class FingerprintSet:
-    """Fingerprints of the same n crystals: structure (n, 61) and composition (n, 132), scaled."""
+    """Fingerprints of the same n crystals: structure (n, 61) and scaled composition (n, 132)."""
 
     structure: np.ndarray
     composition: np.ndarray
@@ -28,35 +28,36 @@ class FingerprintSet:
         return len(self.structure)
 
     def subset(self, rows: np.ndarray) -> FingerprintSet:
-        """Return the crystals at these row numbers (or of this mask)."""
+        """Return the crystals at these row indices, or where this boolean mask is True."""
         return FingerprintSet(self.structure[rows], self.composition[rows])
 
 
 def nearest_distances(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Return the (n_queries,) distance of each query to its nearest reference; inf where there is no reference.
+    """Return the (n_queries,) distance of each query to its nearest reference; inf if there is no reference.
 
-    Equal to `cdist(queries, references).min(axis=1)` to the last digit: a matrix product finds, but for rounding, which
-    references are nearest, and cdist measures those. Memory stays at 4 million distances at a time, or one row.
+    Bitwise equal to `cdist(queries, references).min(axis=1)`: a matrix product selects the nearest references within
+    its rounding error, and cdist measures only these. At most DISTANCES_IN_MEMORY distances are held at a time, or
+    one row if that is larger.
     """
     if not len(references) or not len(queries):
         return np.full(len(queries), np.inf)
-    # Prompts are drawn many times and formulas have polymorphs: composition fingerprints repeat.
-    different, places = np.unique(queries, axis=0, return_inverse=True)
+    # Composition fingerprints repeat, as several samples share a formula: compute each distinct row once.
+    distinct, inverse = np.unique(queries, axis=0, return_inverse=True)
     references = np.unique(references, axis=0)
     rows = max(1, DISTANCES_IN_MEMORY // len(references))
-    blocks = (different[start : start + rows] for start in range(0, len(different), rows))
-    return np.concatenate([_nearest(block, references) for block in blocks])[places.ravel()]
+    blocks = (distinct[start : start + rows] for start in range(0, len(distinct), rows))
+    return np.concatenate([_nearest(block, references) for block in blocks])[inverse.ravel()]
 
 
 def _nearest(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
-    centre = references.mean(axis=0)  # smaller numbers, smaller rounding
-    from_centre, references_from_centre = queries - centre, references - centre
-    squares = np.einsum("ij,ij->i", references_from_centre, references_from_centre)
-    # |q - r|² without |q|², which is the same for all references of a query.
-    squared = squares - 2.0 * from_centre @ references_from_centre.T
-    norms = np.linalg.norm(from_centre, axis=1) + np.sqrt(squares.max())
-    rounding = 4 * (queries.shape[1] + 4) * np.finfo(float).eps * norms**2
-    rows, columns = np.nonzero(squared <= (squared.min(axis=1) + rounding)[:, None])
+    centre = references.mean(axis=0)  # centring reduces the rounding error
+    centred_queries, centred_references = queries - centre, references - centre
+    reference_norms2 = np.einsum("ij,ij->i", centred_references, centred_references)
+    # |q - r|² minus |q|², which is constant per query and does not change the order.
+    relative_distances2 = reference_norms2 - 2.0 * centred_queries @ centred_references.T
+    norm_sums = np.linalg.norm(centred_queries, axis=1) + np.sqrt(reference_norms2.max())
+    tolerance = 4 * (queries.shape[1] + 4) * np.finfo(float).eps * norm_sums**2
+    rows, columns = np.nonzero(relative_distances2 <= (relative_distances2.min(axis=1) + tolerance)[:, None])
     starts = np.searchsorted(rows, np.arange(1, len(queries)))
     candidates = np.split(columns, starts)
     return np.array([cdist(q[None], references[near]).min() for q, near in zip(queries, candidates, strict=True)])
@@ -65,9 +66,10 @@ def _nearest(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
 def is_covered(
     queries: FingerprintSet, references: FingerprintSet, structure_cutoff: float, composition_cutoff: float
 ) -> np.ndarray:
-    """Return (n_queries,) booleans: some reference is within each cut-off, each nearest neighbour on its own (CDVAE).
+    """Return (n_queries,) booleans: the query has references within both the structure and the composition cut-off.
 
-    queries = test, references = generated gives the terms of recall; the other way round those of precision.
+    The two nearest references need not be the same crystal (as in CDVAE). Recall uses queries = test and
+    references = generated, precision the reverse.
     """
     near = nearest_distances(queries.structure, references.structure) <= structure_cutoff
     return near & (nearest_distances(queries.composition, references.composition) <= composition_cutoff)
@@ -76,9 +78,9 @@ def is_covered(
 def coverage_recall(
     generated: FingerprintSet, test: FingerprintSet, structure_cutoff: float, composition_cutoff: float
 ) -> float:
-    """Return the share of test crystals with a generated one within the cut-offs.
+    """Return the share of test crystals that have a generated crystal within the cut-offs.
 
-    Denominator: the test crystals that have a fingerprint; NaN where there are none.
+    Denominator: the test crystals that have a fingerprint; NaN if there are none.
     """
     return share(is_covered(test, generated, structure_cutoff, composition_cutoff).sum(), len(test))
 
@@ -86,10 +88,11 @@ def coverage_recall(
 def coverage_precision(
     generated: FingerprintSet, test: FingerprintSet, structure_cutoff: float, composition_cutoff: float, n_samples: int
 ) -> float:
-    """Return the share of generated crystals with a test one within the cut-offs.
+    """Return the share of generated crystals that have a test crystal within the cut-offs.
 
-    Denominator: `n_samples`. All samples drawn gives CDVAE's precision; `len(generated)`, those with a
-    fingerprint, gives the survivors' precision of Gruver et al. 2024. NaN where it is 0 or there is no test crystal.
+    Denominator: `n_samples`. The number of samples drawn gives CDVAE's precision; `len(generated)`, the number of
+    samples with a fingerprint, gives the precision of Gruver et al. 2024. NaN if `n_samples` is 0 or there is no test
+    crystal.
     """
     covered = is_covered(generated, test, structure_cutoff, composition_cutoff).sum()
     return share(covered, n_samples) if len(test) else float("nan")
@@ -103,36 +106,36 @@ def is_novel(queries: np.ndarray, training: np.ndarray, cutoff: float) -> np.nda
 def novelty(queries: np.ndarray, training: np.ndarray, cutoff: float, n_samples: int) -> float:
     """Return the share of samples that are novel; queries are the generated fingerprints, (n, 61) or (n, 132).
 
-    Denominator: `n_samples`, all samples drawn. NaN where it is 0 or there is no training fingerprint.
+    Denominator: `n_samples`, all samples drawn. NaN if it is 0 or there is no training fingerprint.
     """
     return share(is_novel(queries, training, cutoff).sum(), n_samples) if len(training) else float("nan")
 
 
 def drawn_rows(n_rows: int, n_max: int, seed: int) -> np.ndarray:
-    """Return the sorted row numbers of at most `n_max` of `n_rows`, drawn without replacement; all where they fit."""
+    """Return sorted row indices: all if `n_rows` <= `n_max`, else `n_max` of them drawn without replacement."""
     if n_rows <= n_max:
         return np.arange(n_rows)
     return np.sort(np.random.default_rng(seed).choice(n_rows, size=n_max, replace=False))
 
 
 def pairwise_distances(fingerprints: np.ndarray) -> np.ndarray:
-    """Return the (n, n) Euclidean distances among the rows."""
+    """Return the (n, n) matrix of Euclidean distances between the rows."""
     return squareform(pdist(fingerprints)) if len(fingerprints) > 1 else np.zeros((len(fingerprints),) * 2)
 
 
 def diversity(distances: np.ndarray) -> float:
-    """Return the mean over the pairs i < j of an (n, n) distance matrix; NaN where there are fewer than two rows.
+    """Return the mean over the pairs i < j of an (n, n) distance matrix; NaN for fewer than two rows.
 
-    Denominator: the n (n − 1) / 2 pairs of the valid crystals handed over.
+    Denominator: all n (n − 1) / 2 pairs.
     """
     n = len(distances)
     return float(distances.sum() / (n * (n - 1))) if n > 1 else float("nan")
 
 
 def resampled_diversity(distances: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Return the (n_draws,) diversities of bootstrap resamples; draws are (n_draws, n) row numbers.
+    """Return the (n_draws,) diversities of bootstrap resamples; `draws` are (n_draws, n) row indices.
 
-    A crystal drawn twice makes no pair with itself: those zeros would pull each resample below the estimate.
+    Pairs of a crystal with its own copy are left out: their zero distances would bias each resample downwards.
     """
     n = len(distances)
     counts = np.stack([np.bincount(rows, minlength=n) for rows in draws]).astype(float)
@@ -142,5 +145,5 @@ def resampled_diversity(distances: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
 
 def share(count: int, total: int) -> float:
-    """Return count / total; NaN where the total is 0."""
+    """Return count / total; NaN if the total is 0."""
     return float(count) / total if total else float("nan")

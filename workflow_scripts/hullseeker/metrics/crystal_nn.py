@@ -1,15 +1,16 @@
-"""CrystalNN's coordination numbers and their order parameters, for all sites of a crystal at once.
+"""CrystalNN coordination numbers and order parameters for all sites of a crystal at once.
 
 Needs: numpy, scipy, pymatgen, matminer.
 
-The numbers are those of matminer's CrystalNNFingerprint, preset "ops" (matminer.featurizers.site), that is of
-pymatgen's CrystalNN, VoronoiNN and LocalStructOrderParams (pymatgen.core.local_env), with all their branches:
-Pan et al., Inorg. Chem. 60, 1590 (2021); Zimmermann & Jain, RSC Adv. 10, 6063 (2020). A site's Voronoi cell is the
-polar of the convex hull of its neighbours p / |p|^2, which costs a tenth of a tessellation.
+The results equal those of matminer's CrystalNNFingerprint, preset "ops" (matminer.featurizers.site), which uses
+pymatgen's CrystalNN, VoronoiNN and LocalStructOrderParams (pymatgen.core.local_env): Pan et al., Inorg. Chem. 60, 1590
+(2021); Zimmermann & Jain, RSC Adv. 10, 6063 (2020). A site's Voronoi cell is the polar dual of the convex hull of the
+points p / |p|^2 of its neighbours p, which takes a tenth of the time of a tessellation.
 
-Where the last bit decides, pymatgen is asked: for an order parameter with an angle on a limit, for the order of
-equally heavy neighbours (it matters for the body-centred motif). Matminer gets a whole site where a weight lies between
-two rounded ones, where atoms lie in one place, or where a cell is open or closed by a rounding error.
+If rounding errors decide a result, the original code computes it. pymatgen computes order parameters with an angle at a
+limit, and the order of neighbours with equal weights (relevant for the body-centred motif). matminer computes sites
+with a weight halfway between two rounded values, with coincident atoms, or with a Voronoi cell that a rounding error
+opens or closes.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 from scipy.spatial import ConvexHull, QhullError
 
 MAX_CN, N_FEATURES = 24, 61
-SEARCH_RADIUS_ANG = 7.0  # doubled where a cell is open, as in VoronoiNN
-MAX_POINTS = 1_000_000  # periodic points that one search may find: about 100 MB
+SEARCH_RADIUS_ANG = 7.0  # doubled if the Voronoi cell is open, as in VoronoiNN
+MAX_POINTS = 1_000_000  # largest number of periodic points per search, about 100 MB
 _PAIRS_AT_ONCE = 300_000
 _CUTOFFS_ANG, _X_DIFF_WEIGHT, _LARGEST_X_DIFF = (0.5, 1.0), 3.0, 3.3  # CrystalNN's defaults
-_PARALLEL = 1e-12  # LocalStructOrderParams: residuals below it have no azimuth
-# Wider than rounding errors (1e-15), narrower than what the coordinates of real crystals leave (1e-8).
+_PARALLEL = 1e-12  # LocalStructOrderParams: smaller projections have no azimuth
+# Larger than rounding errors (1e-15), smaller than the precision of coordinates of real crystals (1e-8).
 _TIE, _OVERLAP_ANG = 1e-10, 1e-2
 
 
@@ -43,7 +44,7 @@ class OpenCellError(ValueError):
 
 
 class UnsureSiteError(Exception):
-    """Rounding decides this site's numbers; matminer has to be asked."""
+    """Rounding errors decide this site's fingerprint; matminer must compute it."""
 
 
 @cache
@@ -52,17 +53,17 @@ def _featurizer() -> CrystalNNFingerprint:
 
 
 def site_fingerprints(structure: Structure) -> tuple[np.ndarray, int]:
-    """Return the (n, 61) fingerprints of all sites, and for how many of them matminer or pymatgen had to be asked.
+    """Return the (n, 61) fingerprints of all sites, and the number of sites for which matminer or pymatgen was used.
 
-    Raises OpenCellError where a site has no closed cell, ValueError for elements without a radius and for cells
-    with more than MAX_POINTS periodic points within the search's radius.
+    Raises OpenCellError if a site has no closed Voronoi cell, ValueError for elements without a radius and for crystals
+    with more than MAX_POINTS periodic points within the search radius.
     """
     if not structure.is_ordered or not all(
         isinstance(e, Element) and e is Element.from_Z(e.Z) for e in structure.elements
     ):
         return np.array([_by_matminer(structure, site) for site in range(len(structure))]), len(structure)
     environments = _Environments(structure)
-    fingerprints, asked = np.zeros((len(structure), N_FEATURES)), set()
+    fingerprints, delegated = np.zeros((len(structure), N_FEATURES)), set()
     groups: dict[int, list[tuple[int, float, np.ndarray, np.ndarray]]] = {}
     for site, weights, vectors_ang in environments.of_sites():
         for cn, likelihood, tied in _coordination(weights):
@@ -76,20 +77,20 @@ def site_fingerprints(structure: Structure) -> tuple[np.ndarray, int]:
         if cn == _BCC_CN:
             for i in np.flatnonzero(_order_matters(vectors_ang, tied)):
                 vectors_ang[i] = _as_pymatgen_orders(structure, int(sites[i]))
-                asked.add(int(sites[i]))
-        parameters, is_asked = _order_parameters(cn, vectors_ang)
+                delegated.add(int(sites[i]))
+        parameters, is_delegated = _order_parameters(cn, vectors_ang)
         first = _FIRST[cn] + 1
         fingerprints[sites, first : first + parameters.shape[1]] = likelihoods[:, None] * parameters
-        asked.update(sites[is_asked].tolist())
+        delegated.update(sites[is_delegated].tolist())
     for site in environments.unsure:
         fingerprints[site] = _by_matminer(structure, site)
-    return fingerprints, len(asked.union(environments.unsure))
+    return fingerprints, len(delegated.union(environments.unsure))
 
 
 def _as_pymatgen_orders(structure: Structure, site: int) -> np.ndarray:
-    """Return the vectors (8, 3) in Å to the eight heaviest neighbours, in the order of CrystalNN."""
-    found = _featurizer().cnn.get_nn_data(structure, site).cn_nninfo[_BCC_CN]
-    return np.array([neighbour["site"].coords for neighbour in found]) - structure[site].coords
+    """Return the vectors (8, 3) in Å to the eight neighbours with the largest weights, in the order of CrystalNN."""
+    neighbours = _featurizer().cnn.get_nn_data(structure, site).cn_nninfo[_BCC_CN]
+    return np.array([neighbour["site"].coords for neighbour in neighbours]) - structure[site].coords
 
 
 def _by_matminer(structure: Structure, site: int) -> np.ndarray:
@@ -103,8 +104,8 @@ def _by_matminer(structure: Structure, site: int) -> np.ndarray:
 class _Cell:
     """A closed Voronoi cell: neighbours (n, 3) and vertices (v, 3), in Å from the site.
 
-    `sites` (n,) are the neighbours' numbers in the structure; `edge_vertices` (m, 2) the ends of each edge and
-    `edge_faces` (m, 2) the two neighbours whose faces meet there.
+    `sites` (n,) are the neighbours' indices in the structure; `edge_vertices` (m, 2) the end points of each edge and
+    `edge_faces` (m, 2) the two neighbours whose faces share it.
     """
 
     vectors_ang: np.ndarray
@@ -128,12 +129,12 @@ class _Environments:
         self._volume_ang3 = abs(np.linalg.det(self._lattice))
         self.unsure: list[int] = []
         self._cells: dict[int, _Cell] = {}
-        everyone = np.arange(len(self._frac))
+        all_sites = np.arange(len(self._frac))
         for chunk in np.array_split(
-            everyone, math.ceil(len(everyone) * self._n_points(SEARCH_RADIUS_ANG) / _PAIRS_AT_ONCE)
+            all_sites, math.ceil(len(all_sites) * self._n_points(SEARCH_RADIUS_ANG) / _PAIRS_AT_ONCE)
         ):
-            found = self._points(chunk, SEARCH_RADIUS_ANG)
-            for site, points in zip(chunk.tolist(), found, strict=True):
+            points_of_sites = self._points(chunk, SEARCH_RADIUS_ANG)
+            for site, points in zip(chunk.tolist(), points_of_sites, strict=True):
                 try:
                     self._cells[site] = self._cell(site, points)
                 except UnsureSiteError:
@@ -154,10 +155,10 @@ class _Environments:
             lattice=self._lattice,
             tol=1e-8,
         )
-        # Not itself; another atom in the same place stays, and is unsure.
+        # Remove the site itself but keep a coincident atom, which makes the site unsure.
         others = (other != sites[centre]) | (image != 0).any(axis=1)
         centre, other, image = centre[others], other[others], image[others]
-        # As PeriodicNeighbor computes them, to the last bit.
+        # Computed as in PeriodicNeighbor, so that the vectors are bitwise equal.
         vectors = (self._frac[other] + image) @ self._lattice - self._cart_ang[sites[centre]]
         order = np.argsort(centre, kind="stable")
         ends = np.cumsum(np.bincount(centre, minlength=len(sites)))[:-1]
@@ -175,7 +176,7 @@ class _Environments:
             (points,) = self._points(np.array([site]), radius_ang)
 
     def of_sites(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield site, weights (n,) of its neighbours from high to low, vectors (n, 3) in Å to them; CrystalNN."""
+        """Yield site, weights (n,) of its neighbours in descending order and vectors (n, 3) in Å, as CrystalNN."""
         if not self._cells:
             return
         sites, cells = list(self._cells), list(self._cells.values())
@@ -192,9 +193,9 @@ class _Environments:
         )
         own = np.repeat(self._numbers[sites], n_faces)
         other = self._numbers[np.concatenate([cell.sites for cell in cells])]
-        kinds, index = np.unique(np.stack([own, other]), return_inverse=True)
+        species, index = np.unique(np.stack([own, other]), return_inverse=True)
         index = index.reshape(2, -1)
-        preference, low_ang, high_ang = _pair_tables(tuple(kinds.tolist()))
+        preference, low_ang, high_ang = _pair_tables(tuple(species.tolist()))
         starts = first_face[:-1]
         weight = solid_angle / np.repeat(np.maximum.reduceat(solid_angle, starts), n_faces)
         weight *= np.divide(solid_angle, area, out=np.zeros_like(area), where=area > 0)
@@ -214,7 +215,7 @@ class _Environments:
 
 @cache
 def _pair_tables(kinds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, by pair of atomic numbers, CrystalNN's preference and the two distances (Å) where bonds fade."""
+    """Return, per pair of atomic numbers, CrystalNN's factor and the distances (Å) between which weights fall to 0."""
     elements = [Element.from_Z(z) for z in kinds]
     radii_ang = [CovalentRadius.radius.get(element.symbol, element.atomic_radius) for element in elements]
     for element, radius in zip(elements, radii_ang, strict=True):
@@ -226,21 +227,21 @@ def _pair_tables(kinds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.nda
     return np.where(np.isnan(preference), 1.0, preference), bond_ang + _CUTOFFS_ANG[0], bond_ang + _CUTOFFS_ANG[1]
 
 
-def _closed_cell(vectors_ang: np.ndarray, other: np.ndarray) -> _Cell | None:
-    """Return the Voronoi cell among neighbours (n, 3), None where it is open; UnsureSiteError if that is unclear.
+def _closed_cell(vectors_ang: np.ndarray, neighbour_sites: np.ndarray) -> _Cell | None:
+    """Return the Voronoi cell among neighbours (n, 3), None if it is open; UnsureSiteError if rounding decides that.
 
-    OpenCellError where the cell has a single vertex: Qhull then lists none of its faces, and VoronoiNN gives up.
+    Raises OpenCellError if the cell has a single vertex, as VoronoiNN does: Qhull lists no faces then.
     """
     squares = np.einsum("ij,ij->i", vectors_ang, vectors_ang)
     if len(squares) and squares.min() < _OVERLAP_ANG**2:
-        raise UnsureSiteError("two atoms in one place")
+        raise UnsureSiteError("two atoms coincide")
     if len(squares) < 3:
         return None
     # The half-space nearer to the site than to p is x·p / |p|^2 < 1/2.
     nearest_ang = math.sqrt(squares.min())
     try:
         hull = ConvexHull(vectors_ang * (nearest_ang / squares)[:, None])
-    except QhullError:  # three, or all on one sphere through the site, or in one plane with it
+    except QhullError:  # only three points, or all on one sphere through the site or one plane through it
         if np.linalg.matrix_rank(vectors_ang, tol=1e-10) == 3:
             raise OpenCellError("a site's Voronoi cell has one vertex: too few atoms around it") from None
         return None
@@ -249,61 +250,67 @@ def _closed_cell(vectors_ang: np.ndarray, other: np.ndarray) -> _Cell | None:
         if len(np.unique(hull.equations[offset < -1e-10], axis=0)) == 1:
             raise OpenCellError("a site's Voronoi cell has one vertex: too few atoms around it")
         return None
-    # At the rim of the atoms found, Qhull's rounding decides: it closes some cells with vertices 1e14 Å away.
+    # Rounding errors of Qhull may close an open cell with vertices 1e14 Å away.
     if offset.max() > -1e-6:
         raise UnsureSiteError("a vertex of the cell is almost at infinity")
     vertices = hull.equations[:, :3] * (-0.5 * nearest_ang / offset)[:, None]
     faces = np.unique(hull.simplices)
     simplices = np.searchsorted(faces, hull.simplices)
-    one = np.repeat(np.arange(len(simplices)), 3)
+    simplex = np.repeat(np.arange(len(simplices)), 3)
     neighbour = hull.neighbors.ravel()
-    once = one < neighbour
+    is_first = simplex < neighbour
     # The k-th neighbour of a triangle lies opposite to its k-th corner.
-    edge_faces = np.stack([simplices[:, [1, 2, 0]].ravel(), simplices[:, [2, 0, 1]].ravel()], axis=1)[once]
-    return _Cell(vectors_ang[faces], other[faces], vertices, np.stack([one, neighbour], axis=1)[once], edge_faces)
+    edge_faces = np.stack([simplices[:, [1, 2, 0]].ravel(), simplices[:, [2, 0, 1]].ravel()], axis=1)[is_first]
+    return _Cell(
+        vectors_ang[faces],
+        neighbour_sites[faces],
+        vertices,
+        np.stack([simplex, neighbour], axis=1)[is_first],
+        edge_faces,
+    )
 
 
 def _faces(
     distance: np.ndarray, vertices: np.ndarray, edge_vertices: np.ndarray, edge_faces: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return solid angle and area of each face, given the distances (n,) to the neighbours behind them, in Å, Å^2.
+    """Return solid angle (sr) and area (Å^2) of each face, from the distances (n,) in Å to the neighbours.
 
-    A face is cut into triangles from its middle to its edges, whose solid angles are those of Van Oosterom & Strackee,
-    IEEE Trans. Biomed. Eng. 30, 125 (1983).
+    Each face is divided into triangles between its centre and its edges; solid angles of triangles after Van Oosterom &
+    Strackee, IEEE Trans. Biomed. Eng. 30, 125 (1983).
     """
     n = len(distance)
     faces = edge_faces.T.ravel()  # each edge bounds two faces
     start, end = np.tile(vertices[edge_vertices[:, 0]], (2, 1)), np.tile(vertices[edge_vertices[:, 1]], (2, 1))
     n_edges = np.bincount(faces, minlength=n)
-    middle = np.stack([np.bincount(faces, start[:, k] + end[:, k], n) for k in range(3)], axis=1)
-    a, b, c = (middle / (2 * n_edges)[:, None])[faces], start, end
+    centre = np.stack([np.bincount(faces, start[:, k] + end[:, k], n) for k in range(3)], axis=1)
+    a, b, c = (centre / (2 * n_edges)[:, None])[faces], start, end
     volume6 = np.abs(
         a[:, 0] * (b[:, 1] * c[:, 2] - b[:, 2] * c[:, 1])
         + a[:, 1] * (b[:, 2] * c[:, 0] - b[:, 0] * c[:, 2])
         + a[:, 2] * (b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0])
     )
     norm_a, norm_b, norm_c = (np.sqrt(np.einsum("ij,ij->i", v, v)) for v in (a, b, c))
-    below = (
+    denominator = (
         norm_a * norm_b * norm_c
         + norm_c * np.einsum("ij,ij->i", a, b)
         + norm_b * np.einsum("ij,ij->i", a, c)
         + norm_a * np.einsum("ij,ij->i", b, c)
     )
-    solid_angle = np.bincount(faces, 2 * np.arctan2(volume6, below), n)
+    solid_angle = np.bincount(faces, 2 * np.arctan2(volume6, denominator), n)
     return solid_angle, np.bincount(faces, volume6, n) / distance
 
 
 def _coordination(weights: np.ndarray) -> Iterator[tuple[int, float, np.ndarray]]:
-    """Yield coordination numbers from low to high, their likelihoods, and which neighbours weigh as much as the next.
+    """Yield coordination numbers in ascending order, their likelihoods, and which neighbours are tied with the next.
 
-    Weights are rounded to three decimals; the likelihood of n neighbours is the area under a quarter of the unit circle
-    between the n-th weight and the next smaller one (CrystalNN._semicircle_integral).
+    Weights are rounded to three decimals. The likelihood of n neighbours is the area under a quarter of the unit circle
+    between the n-th weight and the next smaller weight (CrystalNN._semicircle_integral).
     """
     tied = np.zeros(len(weights), dtype=bool)
     tied[:-1] = weights[:-1] - weights[1:] < _TIE
     rounded = np.round(weights, 3)
     rounded = rounded[rounded > 0]
-    # The last of each run of equal weights.
+    # Last index of each run of equal weights.
     lasts: np.ndarray | list[int] = np.flatnonzero(np.append(rounded[1:] != rounded[:-1], True)) if len(rounded) else []
     bins = [*rounded[lasts].tolist(), 0.0]
     areas = [math.pi / 4 if x == 1 else 0.5 * (x * math.sqrt(1 - x * x) + math.asin(x)) for x in bins]
@@ -321,14 +328,14 @@ def _motifs() -> dict[int, list[tuple[str, dict]]]:
     for cn, names in load_cn_target_motif_op().items():
         motifs[cn] = []
         for name in names:
-            kind, *own = parameters.get(cn, {}).get(name, [name])
-            motifs[cn].append((kind, dict(own[0] if own else DEFAULT_OP_PARAMS[kind] or {})))
+            kind, *own_parameters = parameters.get(cn, {}).get(name, [name])
+            motifs[cn].append((kind, dict(own_parameters[0] if own_parameters else DEFAULT_OP_PARAMS[kind] or {})))
     return motifs
 
 
 _MOTIFS = _motifs()
 _BCC_CN = 8
-# Where each coordination number's likelihood stands; its order parameters follow.
+# Column of each coordination number's likelihood; its order parameters follow.
 _FIRST = dict(
     zip(
         range(1, MAX_CN + 1),
@@ -339,11 +346,11 @@ _FIRST = dict(
 
 
 class _Angles:
-    """Angles among b sets of n vectors (b, n, 3), as LocalStructOrderParams measures them.
+    """Angles in b sets of n vectors (b, n, 3), as defined by LocalStructOrderParams.
 
-    Vector j is the north pole, k marks the prime meridian, m is any third one. `polar` (b, n, n) are angles j-k in
-    units of π; `azimuth_cos` (b, n, n, n) is the cosine of m's azimuth; `pairs` and `triples` say where they count.
-    `unsure` (b,) are the sets with an angle that the last bit puts on one side of a limit or the other.
+    Vector j is the north pole, k defines the prime meridian, m is any third vector. `polar` (b, n, n) are angles j-k in
+    units of π; `azimuth_cos` (b, n, n, n) is the cosine of m's azimuth; `pairs` and `triples` mask the valid entries.
+    `unsure` (b,) marks sets in which a rounding error decides on which side of a limit an angle is.
     """
 
     def __init__(self, vectors: np.ndarray) -> None:
@@ -361,7 +368,7 @@ class _Angles:
         across = units[:, None] - (cos / square[:, :, None])[..., None] * units[:, :, None]
         length = np.sqrt(np.einsum("bjkx,bjkx->bjk", across, across))
         has_azimuth = (length >= _PARALLEL) & self.pairs
-        # Between exactly parallel and clearly not, rounding decides the azimuth.
+        # For almost parallel vectors, rounding errors decide the azimuth.
         self.unsure = ((length > 0.1 * _PARALLEL) & (length < 3e-9) & self.pairs).any(axis=(1, 2))
         across /= np.where(has_azimuth, length, 1.0)[..., None]
         self.azimuth_cos = np.clip(across @ across.transpose(0, 1, 3, 2), -1.0, 1.0)
@@ -369,7 +376,7 @@ class _Angles:
         self.triples = self.has_meridian & has_azimuth[:, :, None, :]
 
     def below(self, angle: float) -> np.ndarray:
-        """Return (b, n, n) whether angles j-k are below `angle` (radians); sets with a tie become unsure."""
+        """Return whether angles j-k (b, n, n) are below `angle` (radians); marks sets with a tie as unsure."""
         self.unsure |= ((np.abs(self.theta - angle) < _TIE) & self.pairs).any(axis=(1, 2))
         return self.theta < angle
 
@@ -384,17 +391,17 @@ def _cos_squared(cos: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _chebyshev(x: np.ndarray, degree: int) -> np.ndarray:
-    before, now = np.ones_like(x), x
+    previous, current = np.ones_like(x), x
     for _ in range(degree - 1):
-        before, now = now, 2 * x * now - before
-    return now
+        previous, current = current, 2 * x * current - previous
+    return current
 
 
 def _order_parameters(cn: int, vectors_ang: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (b, p) order parameters of b sets of vectors (b, cn, 3), and for which of them pymatgen was asked."""
-    n_sets, asked = len(vectors_ang), np.zeros(len(vectors_ang), dtype=bool)
+    """Return the (b, p) order parameters of b sets of vectors (b, cn, 3), and for which sets pymatgen was used."""
+    n_sets, delegated = len(vectors_ang), np.zeros(len(vectors_ang), dtype=bool)
     if cn == 1:
-        return np.ones((n_sets, 1)), asked
+        return np.ones((n_sets, 1)), delegated
     angles = _Angles(vectors_ang)
     parallel = angles.unsure
     values = np.zeros((n_sets, len(_MOTIFS[cn])))
@@ -403,26 +410,26 @@ def _order_parameters(cn: int, vectors_ang: np.ndarray) -> tuple[np.ndarray, np.
         values[:, column] = _KINDS[kind](angles, p)
         for i in np.flatnonzero(angles.unsure):
             values[i, column] = _by_pymatgen(kind, p, vectors_ang[i])
-        asked |= angles.unsure
-    return values, asked
+        delegated |= angles.unsure
+    return values, delegated
 
 
 def _by_pymatgen(kind: str, p: dict, vectors_ang: np.ndarray) -> float:
-    """Return one order parameter of vectors (n, 3) by pymatgen's own loops; 0 where it has none."""
+    """Return one order parameter of vectors (n, 3) computed by pymatgen; 0 if pymatgen returns None."""
     sites = [SimpleNamespace(coords=vector) for vector in (np.zeros(3), *vectors_ang)]
     (value,) = LocalStructOrderParams([kind], [p]).get_order_parameters(sites, 0, list(range(1, len(sites))))
     return value or 0.0
 
 
 def _order_matters(vectors_ang: np.ndarray, tied: np.ndarray) -> np.ndarray:
-    """Return (b,) whether the body-centred parameter depends on the order of equally heavy neighbours.
+    """Return whether (b,) the body-centred parameter depends on the order of neighbours with equal weights.
 
-    `vectors_ang` are (b, 8, 3); `tied` (b, 8) says whether a neighbour weighs as much as the next one.
+    `vectors_ang` are (b, 8, 3); `tied` (b, 8) marks neighbours with the same weight as the next one.
     """
     (p,) = (p for kind, p in _MOTIFS[_BCC_CN] if kind == "bcc")
     by_pair = _bcc_by_pair(_Angles(vectors_ang), p)
-    run = np.cumsum(np.pad(~tied[:, :-1], ((0, 0), (1, 0))), axis=1)
-    arbitrary = np.where(run[:, :, None] == run[:, None, :], by_pair - by_pair.transpose(0, 2, 1), 0.0)
+    tie_group = np.cumsum(np.pad(~tied[:, :-1], ((0, 0), (1, 0))), axis=1)
+    arbitrary = np.where(tie_group[:, :, None] == tie_group[:, None, :], by_pair - by_pair.transpose(0, 2, 1), 0.0)
     return np.abs(arbitrary).sum(axis=(1, 2)) > 1e-8
 
 
@@ -432,7 +439,7 @@ def _bent(angles: _Angles, p: dict) -> np.ndarray:
 
 
 def _best(angles: _Angles, of_k: np.ndarray, n_k: np.ndarray, of_m: np.ndarray, n_m: np.ndarray) -> np.ndarray:
-    """Return the largest mean over the pole j and the meridian k, of k's contributions and those of all m."""
+    """Return the maximum over pole j and meridian k of the mean contribution of k and all m."""
     total, norm = of_k + of_m.sum(axis=3), n_k + n_m.sum(axis=3)
     value = np.where(norm > _PARALLEL, total / np.where(norm > _PARALLEL, norm, 1.0), 0.0)
     return np.where(angles.pairs, value, 0.0).max(axis=(1, 2))
@@ -458,10 +465,10 @@ def _pentagon(angles: _Angles, p: dict) -> np.ndarray:
 
 
 def _bipyramid(angles: _Angles, p: dict, kind: str = "") -> np.ndarray:
-    """Equatorial neighbours by angle and azimuth, those near the south pole by angle alone."""
+    """Score equatorial neighbours by angle and azimuth, neighbours near the south pole by angle only."""
     north = angles.below(p["min_SPP"])
-    away = np.abs(angles.polar - 0.5) - p["TA"] if kind == "hexagon" else angles.polar - 0.5
-    value = _gauss(p["IGW_TA" if kind == "hexagon" else "IGW_EP"] * away)
+    deviation = np.abs(angles.polar - 0.5) - p["TA"] if kind == "hexagon" else angles.polar - 0.5
+    value = _gauss(p["IGW_TA" if kind == "hexagon" else "IGW_EP"] * deviation)
     south = _gauss(p["IGW_SPP"] * (angles.polar - 1.0))
     is_south = angles.has_meridian & ~north[:, :, None]
     is_equatorial = angles.triples & north[..., None] & north[:, :, None]
@@ -500,18 +507,18 @@ def _cuboctahedron(angles: _Angles, p: dict) -> np.ndarray:
 
 
 def _bcc(angles: _Angles, p: dict) -> np.ndarray:
-    """Pairs count once, with the heavier neighbour as the pole: the order of the neighbours matters."""
+    """Count each pair once, with the neighbour of larger weight as the pole: the order of the neighbours matters."""
     return np.where(np.triu(angles.pairs), _bcc_by_pair(angles, p), 0.0).sum(axis=(1, 2))
 
 
 def _bcc_by_pair(angles: _Angles, p: dict) -> np.ndarray:
-    """Return what each pole j and meridian k would contribute, (b, n, n)."""
+    """Return the contributions (b, n, n) of each pole j and meridian k."""
     n = angles.n
     north = angles.below(p["min_SPP"])
     slope = (angles.theta - math.pi / 2) / math.asin(1 / 3)
     of_m = math.exp(0.5) * slope * _gauss(slope)
     across = np.where(angles.triples, _chebyshev(angles.azimuth_cos, 3) * of_m[:, :, None], 0.0).sum(axis=3)
-    # The sign jumps at a right angle.
+    # The sign changes at a right angle.
     angles.unsure |= ((np.abs(angles.theta - math.pi / 2) < _TIE) & (np.abs(across) > _TIE)).any(axis=(1, 2))
     value = np.where(angles.theta > math.pi / 2, across, -across)
     value = np.where(north, value, p["w_SPP"] * _gauss(p["IGW_SPP"] * (angles.polar - 1.0)))
@@ -519,9 +526,9 @@ def _bcc_by_pair(angles: _Angles, p: dict) -> np.ndarray:
 
 
 def _steinhardt(degree: int):
-    """Return the function for Steinhardt's q of this degree; Phys. Rev. B 28, 784 (1983).
+    """Return the function that computes Steinhardt's q of this degree; Phys. Rev. B 28, 784 (1983).
 
-    By the addition theorem of spherical harmonics it is the root mean square, over pairs, of Legendre polynomials.
+    By the addition theorem of spherical harmonics it is the square root of the mean Legendre polynomial over all pairs.
     """
     legendre = np.polynomial.legendre.Legendre.basis(degree).convert(kind=np.polynomial.Polynomial)
 

@@ -1,4 +1,4 @@
-"""Table 2: validity, coverage, diversity and novelty of a system's samples, each with its 95% bootstrap interval.
+"""Table 2: validity, coverage, diversity and novelty of a system's samples, with 95% bootstrap intervals.
 
 Needs: numpy, pyarrow.
 """
@@ -52,25 +52,25 @@ COUNTS = tuple(name for name in COLUMNS if name.startswith("n_"))
 
 
 def has_fingerprint(rows: pa.Table) -> np.ndarray:
-    """Return (n,) booleans: the row's fingerprints were computed."""
+    """Return which rows (n,) have fingerprints."""
     computed = pc.and_(pc.equal(rows["status"], "ok"), pc.is_valid(rows["structure_fingerprint"]))
     return computed.to_numpy()
 
 
 def fingerprint_set(rows: pa.Table, scaler: Scaler) -> FingerprintSet:
-    """Return the fingerprints of the rows that have them, composition scaled; in the rows' order."""
+    """Return the fingerprints of the rows that have them, in order, with the composition scaled."""
     rows = rows.filter(pa.array(has_fingerprint(rows)))
     composition = scaler.transform(fingerprint_matrix(rows["composition_fingerprint"], N_COMPOSITION))
     return FingerprintSet(fingerprint_matrix(rows["structure_fingerprint"], N_STRUCTURE), composition)
 
 
 def load_scaler(name: str, train_rows: pa.Table, scaler_path: str | None) -> Scaler | None:
-    """Return the composition scaler `name` (train or mp20); None where train has no row in use to fit it on."""
+    """Return the composition scaler `name` (train or mp20); None if no training row in use has a fingerprint."""
     if name == "mp20":
         assert scaler_path is not None
         return Scaler.from_json(scaler_path)
     if name != "train":
-        raise ValueError(f"table2.composition_scaler is {name!r}; known are 'train' and 'mp20'")
+        raise ValueError(f"table2.composition_scaler is {name!r}; choose 'train' or 'mp20'")
     in_use = pc.is_null(train_rows["left_out"])
     rows = train_rows.filter(pc.and_(pa.array(has_fingerprint(train_rows)), in_use))
     features = fingerprint_matrix(rows["composition_fingerprint"], N_COMPOSITION)
@@ -80,57 +80,57 @@ def load_scaler(name: str, train_rows: pa.Table, scaler_path: str | None) -> Sca
 def indicators(
     rows: pa.Table, train: FingerprintSet, test: FingerprintSet, scaler: Scaler, settings: Mapping
 ) -> dict[str, np.ndarray]:
-    """Return, for each share of the table, the 0/1 values whose mean it is; no values where it is not defined.
+    """Return 0/1 values for each coverage and novelty of the table, whose mean it is; empty if it is undefined.
 
-    Every sample drawn has one, 0 where the sample has no fingerprint; but `coverage_precision_survivors` is over
-    the samples with a fingerprint, and `coverage_recall` over the test crystals with one.
+    There is one value per sample drawn, 0 if the sample has no fingerprint. Exceptions: `coverage_precision_survivors`
+    is over the samples with a fingerprint, and `coverage_recall` over the test crystals with a fingerprint.
     """
-    survives = has_fingerprint(rows)
+    fingerprinted = has_fingerprint(rows)
     generated = fingerprint_set(rows, scaler)
     cutoffs = settings["structure_cutoff"], settings["composition_cutoff"]
 
-    def over_all_samples(flags_of_survivors: np.ndarray) -> np.ndarray:
+    def over_all_samples(flags_of_fingerprinted: np.ndarray) -> np.ndarray:
         flags = np.zeros(len(rows))
-        flags[survives] = flags_of_survivors
+        flags[fingerprinted] = flags_of_fingerprinted
         return flags
 
-    found = {name: np.empty(0) for name in (*RATES, *NOVELTIES)}
+    values = {name: np.empty(0) for name in (*RATES, *NOVELTIES)}
     if len(rows) and len(test):
         covered = is_covered(generated, test, *cutoffs)
-        found["coverage_recall"] = is_covered(test, generated, *cutoffs).astype(float)
-        found["coverage_precision"] = over_all_samples(covered)
-        found["coverage_precision_survivors"] = covered.astype(float)
+        values["coverage_recall"] = is_covered(test, generated, *cutoffs).astype(float)
+        values["coverage_precision"] = over_all_samples(covered)
+        values["coverage_precision_survivors"] = covered.astype(float)
     if len(rows) and len(train):
         for name, part in zip(NOVELTIES, ("structure", "composition"), strict=True):
             flags = is_novel(getattr(generated, part), getattr(train, part), settings[f"{part}_novelty_cutoff"])
-            found[name] = over_all_samples(flags)
-    return found
+            values[name] = over_all_samples(flags)
+    return values
 
 
 def validity_indicators(rows: pa.Table) -> dict[str, np.ndarray]:
-    """Return the 0/1 validities of all samples drawn; what could not be judged is invalid."""
+    """Return the 0/1 validities of all samples drawn; null counts as invalid."""
     columns = {
         "structure_validity_paper": "structure_valid_paper",
         "structure_validity_cdvae": "structure_valid_cdvae",
         "composition_validity": "composition_valid",
     }
-    return {name: true_of(rows, column).astype(float) for name, column in columns.items()}
+    return {name: is_true(rows, column).astype(float) for name, column in columns.items()}
 
 
-def true_of(rows: pa.Table, column: str) -> np.ndarray:
-    """Return (n,) booleans of a column, null as false."""
+def is_true(rows: pa.Table, column: str) -> np.ndarray:
+    """Return a boolean column as (n,), null as False."""
     return pc.fill_null(rows[column], False).to_numpy()
 
 
 def drawn_valid_rows(rows: pa.Table, settings: Mapping, seed: int) -> pa.Table:
-    """Return up to `diversity_sample` rows with fingerprints, valid in structure and composition (CDVAE)."""
-    structure_valid = true_of(rows, f"structure_valid_{settings['structure_validity']}")
-    (valid,) = np.nonzero(has_fingerprint(rows) & structure_valid & true_of(rows, "composition_valid"))
+    """Return up to `diversity_sample` rows with fingerprints, valid in structure and composition (as in CDVAE)."""
+    structure_valid = is_true(rows, f"structure_valid_{settings['structure_validity']}")
+    (valid,) = np.nonzero(has_fingerprint(rows) & structure_valid & is_true(rows, "composition_valid"))
     return rows.take(pa.array(valid[drawn_rows(len(valid), settings["diversity_sample"], seed)]))
 
 
 def diversity_with_interval(fingerprints: np.ndarray, seed: int, n_resamples: int) -> tuple[float, float, float]:
-    """Return the mean pairwise distance among the rows and its interval (value, low, high); NaN below two rows."""
+    """Return the mean pairwise distance and its interval (value, low, high); NaN for fewer than two rows."""
     distances = pairwise_distances(fingerprints)
     if len(distances) < 2:
         return (float("nan"),) * 3
@@ -147,26 +147,30 @@ def table2_row(
     settings: Mapping,
     seed: int,
 ) -> dict:
-    """Return the numbers of one system from its `fingerprints` rows; NaN for what is not defined.
+    """Return the row of Table 2 for one system from its `fingerprints` rows; undefined values are NaN.
 
-    Without a scaler (None) there is no composition distance: coverage, novelty and composition diversity are NaN.
-    `seed` is the system's own.
+    Without a scaler (None), coverage, novelty and composition diversity are NaN. `seed` is specific to the system.
     """
-    scale = scaler or Scaler(np.zeros(1), np.ones(1))
-    train, test = (fingerprint_set(some if scaler else some[:0], scale) for some in (train_rows, test_rows))
+    scaler_or_identity = scaler or Scaler(np.zeros(1), np.ones(1))
+    train, test = (
+        fingerprint_set(split_rows if scaler else split_rows[:0], scaler_or_identity)
+        for split_rows in (train_rows, test_rows)
+    )
     n_resamples = settings["n_bootstrap"]
     numbers: dict = {"n_samples": len(rows), "n_fingerprinted": int(has_fingerprint(rows).sum())}
-    for split, known in (("test", test_rows), ("train", train_rows)):
-        numbers |= {f"n_{split}": len(known), f"n_{split}_fingerprinted": int(has_fingerprint(known).sum())}
-    for name, values in (indicators(rows, train, test, scale, settings) | validity_indicators(rows)).items():
+    for split, split_rows in (("test", test_rows), ("train", train_rows)):
+        numbers |= {f"n_{split}": len(split_rows), f"n_{split}_fingerprinted": int(has_fingerprint(split_rows).sum())}
+    for name, values in (
+        indicators(rows, train, test, scaler_or_identity, settings) | validity_indicators(rows)
+    ).items():
         numbers[name] = share(values.sum(), len(values))
-        low_high = mean_interval(values, seed_for(seed, name), n_resamples)
-        numbers[f"{name}_ci_low"], numbers[f"{name}_ci_high"] = low_high
-    valid = fingerprint_set(drawn_valid_rows(rows, settings, seed_for(seed, "diversity_sample")), scale)
+        interval = mean_interval(values, seed_for(seed, name), n_resamples)
+        numbers[f"{name}_ci_low"], numbers[f"{name}_ci_high"] = interval
+    valid = fingerprint_set(drawn_valid_rows(rows, settings, seed_for(seed, "diversity_sample")), scaler_or_identity)
     numbers["n_of_diversity"] = len(valid)
     for name, fingerprints in zip(DIVERSITIES, (valid.structure, valid.composition), strict=True):
         if name == "composition_diversity" and scaler is None:
             fingerprints = fingerprints[:0]
-        found = diversity_with_interval(fingerprints, seed_for(seed, name), n_resamples)
-        numbers[name], numbers[f"{name}_ci_low"], numbers[f"{name}_ci_high"] = found
+        value_low_high = diversity_with_interval(fingerprints, seed_for(seed, name), n_resamples)
+        numbers[name], numbers[f"{name}_ci_low"], numbers[f"{name}_ci_high"] = value_low_high
     return numbers

@@ -1,4 +1,4 @@
-"""Structure and composition fingerprints as CDVAE's evaluation defines them, and their cache.
+"""Structure and composition fingerprints of CDVAE's evaluation, and their cache.
 
 Needs: numpy, scipy, pymatgen, matminer, pyarrow.
 """
@@ -20,7 +20,7 @@ from hullseeker.runtime.time_limits import TimeLimitError, time_limit
 from hullseeker.tables.content_cache import ContentCache
 from hullseeker.tables.structures import to_structure
 
-# Any change of the numbers below a content key must change this: it names the cache.
+# Names the cache folder: change it whenever the fingerprint of a crystal changes.
 FEATURIZER_VERSION = f"2-matminer{metadata.version('matminer')}-pymatgen{metadata.version('pymatgen')}"
 NEIGHBOUR_REACH_ANG, MAX_IMAGE_SITES = 14.0, 300_000  # CrystalNN searches 7 Å, then 14 Å
 COLUMNS = ("structure_fingerprint", "composition_fingerprint")
@@ -29,21 +29,20 @@ COLUMNS = ("structure_fingerprint", "composition_fingerprint")
 @cache
 def _magpie() -> dict[str, np.ndarray]:
     """Return the 22 properties (22,) of matminer's ElementProperty, preset "magpie", by element symbol."""
-    # impute_nan=False: a property that Magpie lacks stays NaN, as when the MP-20 constants were made.
+    # impute_nan=False: properties that Magpie lacks stay NaN, as in the MP-20 scaler constants.
     featurizer = ElementProperty.from_preset("magpie", impute_nan=False)
-    of_element, names = featurizer.data_source.get_elemental_property, featurizer.features
+    property_of, names = featurizer.data_source.get_elemental_property, featurizer.features
     elements = [Element.from_Z(z) for z in range(1, 119)]
-    return {e.symbol: np.array([of_element(e, name) for name in names], dtype=float) for e in elements}
+    return {e.symbol: np.array([property_of(e, name) for name in names], dtype=float) for e in elements}
 
 
 def structure_fingerprint(structure: Structure) -> np.ndarray:
     """Return the (61,) mean over all sites of matminer's CrystalNNFingerprint, preset "ops".
 
-    Symmetry-equivalent sites are not computed once: matminer's numbers differ between them where neighbours are tied,
-    and by up to 0.02 where spglib takes them for equivalent within 1e-3 Å; finding them costs as much as it saves.
-    Raises ValueError where a site has no closed Voronoi cell (OpenCellError) or an element no radius, where a number
-    is not finite, or where the cell is so thin that the search for neighbours would fill the memory before any time
-    limit could stop it.
+    Symmetry-equivalent sites are computed separately: matminer's values differ between them if neighbours are tied, and
+    by up to 0.02 if spglib considers them equivalent within 1e-3 Å; finding them costs as much time as it saves.
+    Raises ValueError if a site has no closed Voronoi cell (OpenCellError), an element has no radius, a number is not
+    finite, or the cell is so thin that the neighbour search would exhaust the memory before a time limit could stop it.
     """
     if not np.isfinite(structure.frac_coords).all():
         raise ValueError("the coordinates are not finite")
@@ -61,8 +60,8 @@ def structure_fingerprint(structure: Structure) -> np.ndarray:
 def composition_fingerprint(composition: Composition) -> np.ndarray:
     """Return the (132,) raw, unscaled features of matminer's ElementProperty, preset "magpie".
 
-    Minimum, maximum, range, mean, mean deviation and mode of each property; NaN for one that an element lacks.
-    ValueError where all are NaN: an element that Magpie does not have.
+    Minimum, maximum, range, mean, mean deviation and mode of each property; NaN if an element lacks the property.
+    ValueError if all are NaN, because Magpie has no data for an element.
     """
     amounts = sorted(composition.element_composition.items(), key=lambda item: item[0].Z)
     properties = np.array([_magpie()[element.symbol] for element, _ in amounts])
@@ -78,15 +77,15 @@ def composition_fingerprint(composition: Composition) -> np.ndarray:
 
 
 def fingerprint_columns(row: Mapping, time_limit_s: float | None) -> dict:
-    """Return status, error and both fingerprints (lists) of a row with a structure; never raises on bad crystals."""
+    """Return status, error and both fingerprints (lists) of a row with a structure; errors become status and error."""
     try:
         with time_limit(time_limit_s):
             structure = to_structure(row)
             composition = composition_fingerprint(structure.composition)
-            found = (structure_fingerprint(structure), composition)
-    except (TimeLimitError, Exception) as error:  # noqa: BLE001  whatever it was, it is this row's outcome
+            fingerprints = (structure_fingerprint(structure), composition)
+    except (TimeLimitError, Exception) as error:  # noqa: BLE001  every error becomes this row's error
         return {"status": "fingerprint_failed", "error": f"{type(error).__name__}: {error}"}
-    return {"status": "ok", "error": None} | {c: _nulls_for_nan(v) for c, v in zip(COLUMNS, found, strict=True)}
+    return {"status": "ok", "error": None} | {c: _nulls_for_nan(v) for c, v in zip(COLUMNS, fingerprints, strict=True)}
 
 
 def _nulls_for_nan(values: np.ndarray) -> list[float | None]:
@@ -94,15 +93,15 @@ def _nulls_for_nan(values: np.ndarray) -> list[float | None]:
 
 
 class FingerprintCache(ContentCache):
-    """Fingerprints by content key, of this version of the featurizers."""
+    """Fingerprints by content key, for the current FEATURIZER_VERSION."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(Path(folder) / FEATURIZER_VERSION, [pa.field(c, pa.list_(pa.float64())) for c in COLUMNS])
 
     def load(self, content_keys: Iterable[str]) -> dict[str, dict]:
-        """Return the columns known for these keys."""
+        """Return the cached columns of these keys."""
         return {key: {"status": "ok", "error": None} | row for key, row in super().load(content_keys).items()}
 
     def save(self, found: Mapping[str, Mapping]) -> None:
-        """Add the successes among `found` (content key -> columns); failures are tried again next time."""
+        """Add the successful rows of `found` (content key -> columns); failures are not cached."""
         super().save({key: columns for key, columns in found.items() if columns["status"] == "ok"})

@@ -1,4 +1,4 @@
-"""The hull table: the energy above the hull of relaxed rows, against competing phases of the same potential.
+"""Rows of the hull table: energies of relaxed structures above the hull of competing phases.
 
 Needs: numpy, scipy, pymatgen.
 """
@@ -13,30 +13,30 @@ from hullseeker.potentials.energy_scales import MP_SOURCE, comparable_energy
 
 
 def hull_of_phases(phases: Sequence[Mapping]) -> Hull:
-    """Return the hull of the rows of a materials table; ValueError naming the rows that have no energy."""
-    without = [row["structure_id"] for row in phases if row["energy_ev_per_atom"] is None]
-    if without:
+    """Return the hull of the rows of a materials table; ValueError if a row has no energy."""
+    missing = [row["structure_id"] for row in phases if row["energy_ev_per_atom"] is None]
+    if missing:
         raise ValueError(
-            f"{len(without)} of {len(phases)} competing phases have no energy_ev_per_atom ({', '.join(without[:5])}"
-            f"{', …' if len(without) > 5 else ''}); evaluate them with the potential that relaxes the samples"
+            f"{len(missing)} of {len(phases)} competing phases have no energy_ev_per_atom ({', '.join(missing[:5])}"
+            f"{', …' if len(missing) > 5 else ''}); evaluate them with the potential that relaxes the samples"
         )
     return Hull.of_structures([row["atomic_numbers"] for row in phases], [row["energy_ev_per_atom"] for row in phases])
 
 
 def check_same_scale(phases: Sequence[Mapping], relaxed: Sequence[Mapping], reference: str = "evaluator") -> None:
-    """Raise ValueError unless the phases' energies go with those of the one potential that relaxed the samples."""
+    """Raise ValueError unless the energies of the phases are comparable with those of the relaxed samples."""
     potentials = {row["potential"] for row in relaxed}
     sources = {row["energy_source"] for row in phases}
-    wanted = {MP_SOURCE} if reference == "mp" else potentials
-    if wanted and sources - wanted or len(sources) > 1 or len(potentials) > 1:
+    expected_sources = {MP_SOURCE} if reference == "mp" else potentials
+    if expected_sources and sources - expected_sources or len(sources) > 1 or len(potentials) > 1:
         raise ValueError(
             f"the competing phases have energies of {_names(sources)}, the relaxed structures of {_names(potentials)}; "
             f"that does not fit hull.reference: {reference}. Rebuild the reference with the evaluator in the config."
         )
 
 
-def _names(found: set) -> str:
-    return ", ".join(sorted(str(name) for name in found)) or "none"
+def _names(values: set) -> str:
+    return ", ".join(sorted(str(name) for name in values)) or "none"
 
 
 def hull_row(
@@ -46,10 +46,11 @@ def hull_row(
     lowest_formation_energy_ev_per_atom: float = -math.inf,
     trusted_down_to_ev_per_atom: float | None = None,
 ) -> dict:
-    """Return the hull columns of one relaxed row; a row that did not converge is passed on with its error.
+    """Return the hull columns of one relaxed row; a row with another status than ok keeps its status and error.
 
-    The row's energy is on the scale of the hull's reference. A formation energy lower than any compound's is a hole
-    of the potential: energy_out_of_range. An E_hull that cannot be relied on is marked.
+    The energy is converted to the scale of the hull's reference. A formation energy below
+    `lowest_formation_energy_ev_per_atom` is unphysical (status energy_out_of_range). The column `unreliable` says why
+    an E_hull is unreliable.
     """
     row = {"structure_id": relaxed["structure_id"], "status": relaxed["status"], "error": relaxed["error"]}
     if relaxed["status"] != "ok":
@@ -77,7 +78,7 @@ def hull_row(
         "energy_ev_per_atom": energy,
         "hull_energy_ev_per_atom": point.energy_ev_per_atom,
         "e_above_hull_ev_per_atom": e_above_hull,
-        # Of the structure as it was generated: how much of a low E_hull is the relaxation's doing.
+        # Energy of the unrelaxed structure above the hull.
         "generated_e_above_hull_ev_per_atom": energy
         - point.energy_ev_per_atom
         + (relaxed["initial_energy_ev_per_atom"] - relaxed["energy_ev_per_atom"]),

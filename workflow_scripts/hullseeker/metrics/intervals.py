@@ -1,8 +1,9 @@
-"""Percentile bootstrap intervals, 95%, over rows.
+"""95% percentile bootstrap intervals over rows.
 
 Needs: numpy.
-scipy.stats.bootstrap gives the same bounds from the same stream at 1.25 times the CPU time (bench/intervals.py). It
-takes neither a single row nor a statistic that is NaN in some resamples, and systems that are compared share resamples.
+scipy.stats.bootstrap gives the same bounds from the same random stream at 1.25 times the CPU time
+(bench/intervals.py). It is not used because it accepts neither a single row nor a statistic that is NaN in some
+resamples, and because compared systems share resamples here.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ DRAWS_IN_MEMORY = 4_000_000
 
 
 def resampled_indices(n_rows: int, seed: int, n_resamples: int) -> Iterator[np.ndarray]:
-    """Yield blocks (n_in_block, n_rows) of row numbers drawn with replacement; `n_resamples` lines in all."""
+    """Yield blocks (n_in_block, n_rows) of row indices drawn with replacement, `n_resamples` resamples in total."""
     rng = np.random.default_rng(seed)
-    block = max(1, DRAWS_IN_MEMORY // max(1, n_rows))
-    for start in range(0, n_resamples, block):
-        yield rng.integers(0, n_rows, size=(min(block, n_resamples - start), n_rows))
+    block_size = max(1, DRAWS_IN_MEMORY // max(1, n_rows))
+    for start in range(0, n_resamples, block_size):
+        yield rng.integers(0, n_rows, size=(min(block_size, n_resamples - start), n_rows))
 
 
 def percentile_interval(statistics: np.ndarray) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentiles of the resamples' statistics, NaN ones left out; NaN where none is left."""
+    """Return the 2.5 and 97.5 percentiles of the resampled statistics without NaN; (nan, nan) if none is left."""
     statistics = np.asarray(statistics, dtype=float)
     statistics = statistics[~np.isnan(statistics)]
     if not len(statistics):
@@ -38,9 +39,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the 95% percentile bootstrap interval (low, high) of `statistic` over the rows of `values`.
 
-    `values` is (n,) or (n, k), None allowed for NaN. A row that is all NaN carries no number and is left out
-    first: the interval belongs to the rows that have one. One-dimensional values are sorted first, so that
-    the order of rows does not matter. (nan, nan) where no row is left. Efron & Tibshirani 1993, ch. 13.
+    `values` is (n,) or (n, k); None counts as NaN. Rows that are all NaN are removed before resampling.
+    One-dimensional values are sorted, so that the result does not depend on the order of rows. (nan, nan) if no row
+    is left. Efron & Tibshirani 1993, ch. 13.
     """
     values = _rows_with_numbers(values)
     if not len(values):
@@ -61,8 +62,8 @@ def mean_interval(values: np.ndarray, seed: int, n_resamples: int) -> tuple[floa
 def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, seed: int, n_resamples: int) -> tuple[float, float]:
     """Return the 95% percentile bootstrap interval of Σ numerator / Σ denominator over rows (n,).
 
-    All rows are resampled, those outside the denominator too, so that its own scatter counts. Resamples
-    with an empty denominator say nothing and are left out. (nan, nan) where no row is in the denominator.
+    All rows are resampled, including those with denominator 0, so that the interval reflects the variance of the
+    denominator. Resamples whose denominator sums to 0 are left out. (nan, nan) if the denominator of all rows is 0.
     """
     numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
     if not denominator.sum() > 0:
@@ -71,8 +72,12 @@ def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, seed: int, n_
     numerator, denominator = numerator[order], denominator[order]
     ratios = []
     for block in resampled_indices(len(order), seed, n_resamples):
-        below = denominator[block].sum(axis=1)
-        ratios.append(np.divide(numerator[block].sum(axis=1), below, where=below > 0, out=np.full(len(block), np.nan)))
+        denominators = denominator[block].sum(axis=1)
+        ratios.append(
+            np.divide(
+                numerator[block].sum(axis=1), denominators, where=denominators > 0, out=np.full(len(block), np.nan)
+            )
+        )
     return percentile_interval(np.concatenate(ratios))
 
 

@@ -1,8 +1,8 @@
-"""Which structures are the same: match rate and RMSD, uniqueness, novelty.
+"""Structure matching for the match rate and RMSD, uniqueness and novelty.
 
 Needs: numpy, pymatgen.
 
-Every tolerance is passed: pymatgen's defaults have changed over the years.
+All tolerances are explicit, because pymatgen's defaults have changed between versions.
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ from pymatgen.core import Structure
 from hullseeker.metrics.match_screen import IMPOSSIBLE, Cell, cell_of, misfits
 from hullseeker.runtime.time_limits import TimeLimitError, time_limit
 
-_THE_REST = {
+_COMMON_SETTINGS = {
     "primitive_cell": True,
     "scale": True,
     "attempt_supercell": False,
     "allow_subset": False,
     "supercell_size": "num_sites",
 }
-# Of the generated structure with its relaxed one: Xie et al. 2021, Miller et al. 2024.
-MATCH_RATE_MATCHER = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10, comparator=SpeciesComparator(), **_THE_REST)
-# Of samples with each other and with the training set: pymatgen's defaults of 2026.
-IDENTITY_MATCHER = StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5, comparator=SpeciesComparator(), **_THE_REST)
+# Compares a generated structure with its relaxed one: Xie et al. 2021, Miller et al. 2024.
+MATCH_RATE_MATCHER = StructureMatcher(
+    ltol=0.3, stol=0.5, angle_tol=10, comparator=SpeciesComparator(), **_COMMON_SETTINGS
+)
+# Compares samples with each other and with the training set: pymatgen's defaults of 2026.
+IDENTITY_MATCHER = StructureMatcher(ltol=0.2, stol=0.3, angle_tol=5, comparator=SpeciesComparator(), **_COMMON_SETTINGS)
 
-# The matcher may take hours on large cells with many equal atoms.
+# Per pair: the matcher may take hours on large cells with many atoms of one element.
 TIME_LIMIT_S = 60.0
-# Of one crystal with many others: after so many comparisons that failed no other one is begun.
-MOST_FAILURES = 3
+# Comparisons of one crystal with others stop after this number of failures.
+MAX_FAILURES = 3
 
-# Among so few crystals the matcher is asked at once: ruling pairs out would take as long.
-_FEW = 2
+# For groups up to this size all pairs go to the matcher: screening them would take as long.
+_MAX_UNSCREENED = 2
 
-# A cell whose volume is a smaller share of the product of its lengths is flat: rounding alone gives it a volume.
+# A cell with volume / (a b c) below this is treated as flat: its volume is only rounding error.
 _FLAT = 1e-10
 
 
@@ -52,36 +54,36 @@ class Match:
 
 
 def match(generated: Structure, relaxed: Structure) -> Match:
-    """Match a generated structure with its relaxed one; in Å with the mean of the two volumes per atom.
+    """Match a generated structure with its relaxed one; the RMSD in Å uses the mean of their volumes per atom.
 
-    Whatever pymatgen raises on a degenerate cell is raised.
+    Raises whatever pymatgen raises on a degenerate cell.
     """
-    found = MATCH_RATE_MATCHER.get_rms_dist(generated, relaxed)
-    if found is None:
+    rms = MATCH_RATE_MATCHER.get_rms_dist(generated, relaxed)
+    if rms is None:
         return Match(False)
-    rmsd_norm = float(found[0])
+    rmsd_norm = float(rms[0])
     volume_per_atom_ang3 = (generated.volume / len(generated) + relaxed.volume / len(relaxed)) / 2
     return Match(True, rmsd_norm, rmsd_norm * volume_per_atom_ang3 ** (1 / 3))
 
 
 class ComparisonError(RuntimeError):
-    """A crystal that no other was found to match, where the matcher failed on one of them."""
+    """No match was found for a crystal, and the matcher failed on at least one of the comparisons."""
 
 
 class Crystal:
-    """A structure to be compared with many others: its primitive, Niggli-reduced cell is found once, when asked for."""
+    """A structure that is compared with many others; its primitive Niggli cell is computed once, on first use."""
 
     def __init__(self, structure: Structure, structure_id: str | None = None) -> None:
         self.structure = structure
         self.structure_id = structure_id
-        # Its packing fingerprint (58,), for those who have computed it.
+        # Packing fingerprint (58,), None until a caller computes it.
         self.packing: np.ndarray | None = None
 
     @cached_property
     def reduced(self) -> Structure:
-        """The cell that StructureMatcher would reduce the structure to.
+        """The reduced cell that StructureMatcher would compute for the structure.
 
-        ValueError where the cell has no volume; raises whatever else pymatgen does.
+        Raises ValueError if the cell has no volume, and whatever pymatgen raises.
         """
         lattice = self.structure.lattice
         if not abs(np.linalg.det(lattice.matrix)) > _FLAT * np.prod(lattice.lengths):
@@ -90,17 +92,17 @@ class Crystal:
 
     @cached_property
     def cell(self) -> Cell:
-        """The reduced cell as arrays, for match_screen; raises what `reduced` does."""
+        """The reduced cell as arrays, for match_screen; raises what `reduced` raises."""
         kinds = [_KINDS.setdefault(site.species_string, len(_KINDS)) for site in self.reduced]
         return cell_of(self.reduced.lattice.matrix, self.reduced.frac_coords, np.array(kinds))
 
 
-# A number for each species met.
+# Integer label of each species seen so far.
 _KINDS: dict[str, int] = {}
 
 
 class _Stack:
-    """Reduced cells of the same atoms, row by row in arrays that grow by doubling."""
+    """Reduced cells with the same species and counts, stored as rows of arrays that grow by doubling."""
 
     def __init__(self, first: Cell) -> None:
         self.crystals: list[Crystal] = []
@@ -118,26 +120,27 @@ class _Stack:
 
     def candidates(self, crystal: Crystal) -> Iterator[Crystal]:
         n, columns, cell = len(self.crystals), self._columns, crystal.cell
-        if n <= _FEW:
+        if n <= _MAX_UNSCREENED:
             yield from list(self.crystals)
             return
-        # The likeliest are looked at first, few at a time, so that a match is found early.
+        # Screen the most similar cells first, in small batches, so that a match is found early.
         order = np.argsort(np.abs(columns["profile"][:n] - cell.profile).sum(axis=1), kind="stable")
         start, size = 0, 8
         while start < n:
-            part = order[start : start + size]
-            lengths, angles_deg, coords = (columns[name][part] for name in ("lengths", "angles_deg", "coords"))
+            batch = order[start : start + size]
+            lengths, angles_deg, coords = (columns[name][batch] for name in ("lengths", "angles_deg", "coords"))
             tolerances = IDENTITY_MATCHER.ltol, IDENTITY_MATCHER.stol, IDENTITY_MATCHER.angle_tol
-            found = misfits(cell, lengths, angles_deg, coords, *tolerances)
-            ranks = np.argsort(found, kind="stable")
-            yield from (self.crystals[i] for i in part[ranks[found[ranks] < IMPOSSIBLE]])
+            distances = misfits(cell, lengths, angles_deg, coords, *tolerances)
+            ranks = np.argsort(distances, kind="stable")
+            yield from (self.crystals[i] for i in batch[ranks[distances[ranks] < IMPOSSIBLE]])
             start, size = start + size, min(4 * size, 512)
 
 
 class CrystalGroup:
-    """Crystals that others are compared with, in the order they came. `not_reduced` are those that never match.
+    """Crystals to compare others with, in the order they were added.
 
-    Each is reduced at the first comparison, within limit_s seconds.
+    Each cell is reduced at the first comparison, within limit_s seconds. `not_reduced` lists the crystals whose
+    reduction failed, with the error; they never match.
     """
 
     def __init__(self, crystals: Iterable[Crystal] = (), limit_s: float | None = None) -> None:
@@ -157,9 +160,9 @@ class CrystalGroup:
         self.crystals.append(crystal)
 
     def candidates(self, crystal: Crystal) -> Iterator[Crystal]:
-        """Yield the group's crystals that the matcher may call the same as the crystal, likeliest first.
+        """Yield the crystals of the group that may match `crystal`, the most similar first.
 
-        Raises what the crystal's reduction does.
+        Raises what the reduction of `crystal` raises.
         """
         kinds = crystal.cell.kinds.tobytes()
         while self._n_stacked < len(self.crystals):
@@ -178,7 +181,7 @@ class CrystalGroup:
 
 
 def _within(limit_s: float | None, compute):
-    """Return compute(); TimeoutError where it takes longer. Without a limit, one set outside stays in force."""
+    """Return compute(); TimeoutError after limit_s seconds. With None, an enclosing time limit still applies."""
     if limit_s is None:
         return compute()
     try:
@@ -189,22 +192,22 @@ def _within(limit_s: float | None, compute):
 
 
 def find_cell(crystal: Crystal, limit_s: float | None = None) -> Cell:
-    """Return the crystal's reduced cell, found within limit_s seconds; raises what `Crystal.reduced` does."""
+    """Return the crystal's reduced cell, computed within limit_s seconds; raises what `Crystal.reduced` raises."""
     return _within(limit_s, lambda: crystal.cell)
 
 
-def is_same(one: Crystal, other: Crystal) -> bool:
-    """Return `IDENTITY_MATCHER.fit(one.structure, other.structure)`, without reducing either cell again."""
-    # A matcher that tries no supercells and no subsets tells cells of different size apart; so it need not be asked.
-    if len(one.reduced) != len(other.reduced):
+def is_same(first: Crystal, second: Crystal) -> bool:
+    """Return `IDENTITY_MATCHER.fit(one.structure, other.structure)`, without reducing the cells again."""
+    # Without supercells and subsets, cells with different numbers of atoms never match.
+    if len(first.reduced) != len(second.reduced):
         return False
-    return IDENTITY_MATCHER.fit(one.reduced, other.reduced, skip_structure_reduction=True)
+    return IDENTITY_MATCHER.fit(first.reduced, second.reduced, skip_structure_reduction=True)
 
 
 def group_by_formula(
     structures: Iterable[tuple[str, Structure] | tuple[str, Structure, str]], limit_s: float | None = None
 ) -> dict[str, CrystalGroup]:
-    """Return crystals by the reduced formula they come with, order kept: only within it can two be the same.
+    """Return crystals by reduced formula, in their order: only crystals of one formula can match.
 
     An item is (formula, structure) or (formula, structure, structure_id).
     """
@@ -217,9 +220,9 @@ def group_by_formula(
 def find_matches(
     crystal: Crystal, others: CrystalGroup, limit_s: float | None = None
 ) -> Iterator[tuple[Crystal, str | None]]:
-    """Yield (other, None) for each of the group that is_same says is the crystal; (other, error) where it fails.
+    """Yield (other, None) for each crystal of the group that matches, and (other, error) where the matcher failed.
 
-    limit_s is for the crystal's own reduction and for each pair.
+    limit_s applies to the reduction of `crystal` and to each pair.
     """
     find_cell(crystal, limit_s)
     for other in others.candidates(crystal):
@@ -231,9 +234,9 @@ def find_matches(
 
 
 def matches_any(crystal: Crystal, others: Iterable[Crystal], limit_s: float | None = None) -> bool:
-    """Return whether the crystal is the same as at least one of the others.
+    """Return whether the crystal matches at least one of the others.
 
-    ComparisonError where none matches and the matcher failed on one; raises what the crystal's own reduction does.
+    Raises ComparisonError if none matches and the matcher failed on a pair, and what the reduction of `crystal` raises.
     """
     failures = []
     group = others if isinstance(others, CrystalGroup) else CrystalGroup(others, limit_s)
@@ -241,7 +244,7 @@ def matches_any(crystal: Crystal, others: Iterable[Crystal], limit_s: float | No
         if error is None:
             return True
         failures.append(f"with {other.structure_id or 'an earlier sample'}: {error}")
-        if len(failures) == MOST_FAILURES:
+        if len(failures) == MAX_FAILURES:
             break
     if failures:
         raise ComparisonError("; ".join(failures))

@@ -1,4 +1,4 @@
-"""The quantities of the tables of results: how each is called, printed and judged, and which table prints which.
+"""Quantities of the result tables: headings, decimals, direction of improvement, and the tables that print them.
 
 Needs: the standard library. Names are the columns of the CSV files; docs/metrics.md defines each quantity.
 """
@@ -16,7 +16,7 @@ class Quantity:
     """One quantity of the tables.
 
     `name` is its heading without the unit; `better` is the direction of an improvement; `in_paper` is its column in
-    resources/paper_tables.csv; `column` is its column in the CSV where that is not its key in QUANTITIES.
+    resources/paper_tables.csv; `column` is its column in the CSV if that differs from its key in QUANTITIES.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Quantity:
 
     @property
     def few_decimals(self) -> int:
-        """The decimals where there is little room."""
+        """The number of decimals for compact tables."""
         return 1 if self.unit == "%" else self.decimals
 
 
@@ -87,7 +87,7 @@ QUANTITIES = {
     "mean_gap_ev_per_atom": Quantity("Mean gap", "eV/atom", 3, "neither"),
     "chgnet_median_formation_energy_ev_per_atom": Quantity("Median formation energy, CHGNet", "eV/atom", 3, "neither"),
     "evaluator_median_formation_energy_ev_per_atom": Quantity("and evaluator", "eV/atom", 3, "neither"),
-    # Evaluators compared: {evaluator} stands for each, {other} for each but the primary.
+    # Comparison of evaluators: {evaluator} stands for every evaluator, {other} for every one except the primary.
     "{evaluator}_stable_pct": Quantity("Stable under {label}, of all", "%", 2, "larger"),
     "all_stable_pct": Quantity("Stable under all evaluators, of all", "%", 2, "larger"),
     "primary_only_stable_pct": Quantity("Stable under {primary} only, of all", "%", 2, "smaller"),

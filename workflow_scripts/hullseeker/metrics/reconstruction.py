@@ -1,4 +1,4 @@
-"""How many test crystals CDVAE reconstructs, and how well: of all, with 95% bootstrap intervals.
+"""Reconstruction table: share of test crystals that CDVAE reconstructs and their RMSD, with 95% bootstrap intervals.
 
 Needs: numpy, pandas.
 """
@@ -15,7 +15,7 @@ from hullseeker.runtime.provenance import seed_for
 
 
 def row_of_system(system: Mapping[str, str], rows: pd.DataFrame, settings: Mapping, seed: int) -> dict:
-    """Return the row of the table; a crystal that failed anywhere is not reconstructed, and is in the denominator."""
+    """Return the row of the table; a crystal that failed in any step counts as not reconstructed."""
     matched = rows["matched"].eq(True)
     values = {
         "match_rate_pct": 100.0 * matched.to_numpy(float),
@@ -23,10 +23,10 @@ def row_of_system(system: Mapping[str, str], rows: pd.DataFrame, settings: Mappi
         "rmsd_ang": rows.loc[matched, "rmsd_ang"].to_numpy(float),
         "composition_match_pct": 100.0 * rows["composition_matched"].eq(True).to_numpy(float),
     }
-    out: dict[str, object] = {"system": system["system"], "label": system["label"]}
+    row: dict[str, object] = {"system": system["system"], "label": system["label"]}
     for name, numbers in values.items():
         own_seed = seed_for(seed, "make_reconstruction_table", system["system"], name)
-        out[name] = float(np.sort(numbers).mean()) if len(numbers) else float("nan")
-        out[f"{name}_ci_low"], out[f"{name}_ci_high"] = mean_interval(numbers, own_seed, settings["n_bootstrap"])
+        row[name] = float(np.sort(numbers).mean()) if len(numbers) else float("nan")
+        row[f"{name}_ci_low"], row[f"{name}_ci_high"] = mean_interval(numbers, own_seed, settings["n_bootstrap"])
     n_decoded = int(rows["status"].isin(["ok", "match_failed"]).sum())
-    return out | {"n_crystals": len(rows), "n_decoded": n_decoded, "n_matched": int(matched.sum())}
+    return row | {"n_crystals": len(rows), "n_decoded": n_decoded, "n_matched": int(matched.sum())}

@@ -1,4 +1,4 @@
-"""Fingerprints as matrices, and their scaler: what the tables compute with, without what computes fingerprints.
+"""Fingerprint matrices and their scaler, usable without the packages that compute fingerprints.
 
 Needs: numpy, pyarrow.
 """
@@ -16,20 +16,20 @@ N_STRUCTURE, N_COMPOSITION = 61, 132
 
 
 def fingerprint_matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    """Return the (n, width) matrix of a fingerprint column, a null number as NaN; no row may lack its fingerprint."""
+    """Return the (n, width) matrix of a fingerprint column, nulls as NaN; every row must have a fingerprint."""
     return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(column), width)
 
 
 @dataclass(frozen=True)
 class Scaler:
-    """Standardises features; mean and std are (n_features,), of the features' own units."""
+    """Standardises features; mean and std are (n_features,), in the units of the features."""
 
     mean: np.ndarray
     std: np.ndarray
 
     @classmethod
     def fit(cls, features: np.ndarray) -> Scaler:
-        """Fit on the (n, n_features) training rows, NaN left out; ValueError where there is no row."""
+        """Fit on the (n, n_features) training rows, ignoring NaN; ValueError if there are no rows."""
         features = np.asarray(features, dtype=float)
         if not len(features):
             raise ValueError("no training row to fit a scaler on")
@@ -46,8 +46,8 @@ class Scaler:
         return cls(np.array(constants["means"], dtype=float), np.array(constants["stds"], dtype=float))
 
     def transform(self, features: np.ndarray) -> np.ndarray:
-        """Return (features − mean) / std; zero std counts as 1, and NaN becomes 0 after scaling (CDVAE)."""
-        # A constant feature's std comes out of the sums as rounding noise, not as zero.
+        """Return (features − mean) / std; a zero std counts as 1, and NaN becomes 0 after scaling (as in CDVAE)."""
+        # The std of a constant feature is rounding noise rather than exactly zero.
         noise = 1e-12 * np.maximum(np.abs(self.mean), 1.0)
         scaled = (np.asarray(features, dtype=float) - self.mean) / np.where(self.std > noise, self.std, 1.0)
         return np.where(np.isnan(scaled), 0.0, scaled)

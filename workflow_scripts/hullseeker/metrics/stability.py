@@ -1,4 +1,4 @@
-"""Table 1: the stability of a system's samples, each number with the count behind it and its 95% bootstrap interval.
+"""Table 1: stability of a system's samples, with counts and 95% bootstrap intervals.
 
 Needs: numpy, pandas, pymatgen.
 """
@@ -18,7 +18,7 @@ from hullseeker.metrics.verdict import is_stable, is_unreliable
 from hullseeker.runtime.provenance import seed_for
 
 QUARTILES = {"e_hull_q25_ev_per_atom": 0.25, "e_hull_q75_ev_per_atom": 0.75}
-# The columns of the CSV, each followed by its interval where `ratios_of_system` has it.
+# Columns of the CSV; each that `ratios_of_system` returns is followed by the bounds of its interval.
 ORDER = (
     "e_hull_mean_ev_per_atom",
     "e_hull_std_ev_per_atom",
@@ -42,28 +42,28 @@ ORDER = (
 
 @cache
 def reduced(formula: str) -> str:
-    """Return the reduced formula of a prompt, which may ask for a whole cell."""
+    """Return the reduced formula of a prompt, which may contain the formula of a whole cell (Na4Cl4)."""
     return Composition(formula).reduced_formula
 
 
 def ratios_of_answers(samples: pd.DataFrame) -> dict[str, tuple]:
-    """Return (numerator, denominator), one value per sample drawn, of the rates that need no relaxation.
+    """Return the rates that need no relaxation as (numerator, denominator), each with one value per sample drawn.
 
-    A sample without a prompt can neither obey nor disobey one: it is in no denominator of the formula.
+    Samples without a prompt are not in the denominator of the formula match.
     """
     drawn, prompts = np.ones(len(samples)), samples["prompt_formula"]
     has_prompt = prompts.notna().to_numpy(float)
-    obeys = (samples["formula"] == prompts.map(reduced, na_action="ignore")).to_numpy(float) * has_prompt
+    matches_prompt = (samples["formula"] == prompts.map(reduced, na_action="ignore")).to_numpy(float) * has_prompt
     return {
         "parse_rate_pct": (100 * (samples["status"] == "ok").to_numpy(float), drawn),
-        "formula_match_pct": (100 * obeys, has_prompt),
+        "formula_match_pct": (100 * matches_prompt, has_prompt),
     }
 
 
 def value_and_interval(
     name: str, ratio: tuple[np.ndarray, np.ndarray], system: str, settings: Mapping, seed: int
 ) -> dict[str, float]:
-    """Return Σ numerator / Σ denominator and its interval under the column's names; NaN where nothing bears on it."""
+    """Return Σ numerator / Σ denominator and its interval by column name; NaN if the denominator is 0."""
     numerator, denominator = ratio
     value = float(np.sort(numerator).sum() / denominator.sum()) if denominator.sum() > 0 else float("nan")
     own_seed = seed_for(seed, "make_table1", system, name)
@@ -72,9 +72,9 @@ def value_and_interval(
 
 
 def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_atom: float) -> dict[str, tuple]:
-    """Return (numerator, denominator), one value per sample drawn, of every number that has an interval.
+    """Return every quantity with an interval as (numerator, denominator), each with one value per sample drawn.
 
-    `frames` as `results.read_system` gives them: samples, relaxed, hull, matches.
+    `frames` are the tables that `results.read_system` returns: samples, relaxed, hull, matches.
     """
     samples, hull, matches = frames["samples"], frames["hull"], frames["matches"]
     drawn = np.ones(len(samples))
@@ -84,34 +84,34 @@ def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_ato
     as_generated = "generated_e_above_hull_ev_per_atom"
     stable_as_generated = relaxed * is_stable(hull, stable_below_ev_per_atom, as_generated)
     matched = relaxed * matches["matched"].eq(True).to_numpy(float)
-    answers = ratios_of_answers(samples)
-    prompted, has_prompt = answers["formula_match_pct"][0] / 100, answers["formula_match_pct"][1]
+    answer_ratios = ratios_of_answers(samples)
+    matches_prompt, has_prompt = answer_ratios["formula_match_pct"][0] / 100, answer_ratios["formula_match_pct"][1]
 
-    def mean_of(values: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        known = among * ~np.isnan(values)
-        return np.where(known > 0, values, 0.0), known
+    def mean_of(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        counted = mask * ~np.isnan(values)
+        return np.where(counted > 0, values, 0.0), counted
 
     return {
         "e_hull_mean_ev_per_atom": mean_of(e_hull, relaxed),
         "stability_rate_pct": (100 * stable, relaxed),
         "stability_rate_all_pct": (100 * stable, drawn),
-        "stability_rate_prompted_pct": (100 * stable * prompted, has_prompt),
-        **answers,
+        "stability_rate_prompted_pct": (100 * stable * matches_prompt, has_prompt),
+        **answer_ratios,
         "match_rate_pct": (100 * matched, relaxed),
         "rmsd_ang": mean_of(matches["rmsd_ang"].to_numpy(float), matched),
         "rmsd_norm": mean_of(matches["rmsd_norm"].to_numpy(float), matched),
-        "stability_rate_as_generated_pct": (100 * stable_as_generated * prompted, has_prompt),
+        "stability_rate_as_generated_pct": (100 * stable_as_generated * matches_prompt, has_prompt),
         "unreliable_hull_pct": (100.0 * is_unreliable(hull), drawn),
     }
 
 
 def row_of_system(system: Mapping[str, str], frames: Mapping[str, pd.DataFrame], settings: Mapping, seed: int) -> dict:
-    """Return one row of Table 1; NaN where no sample bears on a number; the deviation divides by n − 1."""
+    """Return one row of Table 1; NaN where no sample counts. The standard deviation divides by n − 1."""
     ratios = ratios_of_system(frames, settings["stable_below_ev_per_atom"])
-    e_hull, known = ratios["e_hull_mean_ev_per_atom"]
-    e_hull = np.sort(e_hull[known > 0])
+    e_hull, counted = ratios["e_hull_mean_ev_per_atom"]
+    e_hull = np.sort(e_hull[counted > 0])
     as_generated = frames["hull"]["generated_e_above_hull_ev_per_atom"].dropna()
-    plain = {
+    without_interval = {
         "e_hull_std_ev_per_atom": float(np.std(e_hull, ddof=1)) if len(e_hull) > 1 else float("nan"),
         "e_hull_median_ev_per_atom": median(e_hull),
         "e_hull_as_generated_median_ev_per_atom": median(as_generated.to_numpy(float)),
@@ -121,15 +121,15 @@ def row_of_system(system: Mapping[str, str], frames: Mapping[str, pd.DataFrame],
     }
     row = {"system": system["system"], "label": system["label"], "n_samples": len(frames["samples"])}
     for name in ORDER:
-        if name in plain:
-            row[name] = plain[name]
+        if name in without_interval:
+            row[name] = without_interval[name]
             continue
         row |= value_and_interval(name, ratios[name], system["system"], settings, seed)
     return row
 
 
 def formula_match_row(system: Mapping[str, str], samples: pd.DataFrame, settings: Mapping, seed: int) -> dict:
-    """Return one row of the table: the two rates as Table 1 has them, with the same intervals."""
+    """Return one row of the formula match table: two rates of Table 1, with the same intervals."""
     row = {"system": system["system"], "label": system["label"], "n_samples": len(samples)}
     for name, ratio in ratios_of_answers(samples).items():
         row |= value_and_interval(name, ratio, system["system"], settings, seed)

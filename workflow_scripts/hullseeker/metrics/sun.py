@@ -16,7 +16,7 @@ from hullseeker.runtime.provenance import seed_for
 
 
 def shares_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_atom: float) -> dict[str, np.ndarray]:
-    """Return 100 or 0 per sample drawn for each column; a sample that failed anywhere is 0, not left out."""
+    """Return 100 or 0 per sample drawn for each column; a sample that failed in any step counts as 0."""
     hull = frames["hull"]
     unique = frames["novelty"]["is_unique"].eq(True).to_numpy()
     novel = frames["novelty"]["is_novel"].eq(True).to_numpy()
@@ -31,7 +31,7 @@ def shares_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_ato
 
 
 def row_of_system(system: Mapping[str, str], frames: Mapping[str, pd.DataFrame], settings: Mapping, seed: int) -> dict:
-    """Return one row of the table; NaN throughout where no sample was drawn."""
+    """Return one row of the table; all NaN if no sample was drawn."""
     row = {"system": system["system"], "label": system["label"], "n_samples": len(frames["samples"])}
     for name, share in shares_of_system(frames, settings["stable_below_ev_per_atom"]).items():
         row[name] = float(share.mean()) if len(share) else float("nan")

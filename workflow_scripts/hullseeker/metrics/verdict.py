@@ -1,11 +1,10 @@
-"""What counts as stable, in every table and figure: E_hull below a threshold, on a hull that can be relied on.
+"""Definition of stable for all tables and figures: E_hull below a threshold, on a reliable hull.
 
 Needs: numpy, pandas.
 
-A hull without a compound in the sample's chemical system says no more than the formation energy, and no crystal lies
-far below a hull that knows its chemistry: both make E_hull a number about the reference, not about the sample. Such a
-sample keeps its E_hull, is marked in the column `unreliable` of the hull table (hull.why_unreliable), and is stable
-nowhere.
+E_hull is unreliable if the reference has no compound in the sample's chemical system (E_hull is then only a formation
+energy), or if the sample lies implausibly far below the hull (the reference then lacks phases). Such a sample keeps its
+E_hull, is marked in the column `unreliable` of the hull table (hull.why_unreliable), and never counts as stable.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ UNRELIABLE_PCT = "unreliable_hull_pct"
 
 
 def is_unreliable(hull: pd.DataFrame) -> np.ndarray:
-    """Return which rows (n,) of a hull or audit table have an E_hull that cannot be relied on."""
+    """Return which rows (n,) of a hull or audit table have an unreliable E_hull."""
     return hull["unreliable"].notna().to_numpy(bool)
 
 
@@ -27,7 +26,7 @@ def is_stable(
 ) -> np.ndarray:
     """Return which rows (n,) are stable: the energy above the hull is below the threshold, on a reliable hull.
 
-    `energy` names the column, eV/atom. A row without a number is not stable.
+    `energy` names the column, eV/atom. A row without a value is not stable.
     """
     values = hull[energy].to_numpy(float)
     below = values <= stable_below_ev_per_atom if or_equal else values < stable_below_ev_per_atom
@@ -35,5 +34,5 @@ def is_stable(
 
 
 def is_unstable(hull: pd.DataFrame, stable_below_ev_per_atom: float) -> np.ndarray:
-    """Return which rows (n,) have an E_hull of the threshold or more, on whatever hull: more phases only raise it."""
+    """Return which rows (n,) have E_hull >= the threshold, on any hull: missing phases could only raise E_hull."""
     return hull[E_HULL].to_numpy(float) >= stable_below_ev_per_atom

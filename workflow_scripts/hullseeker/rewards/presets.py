@@ -1,4 +1,4 @@
-"""What the config says of a reward: named terms with a weight, a clip and options, checked before anything is loaded.
+"""Reward terms in the config: name, weight, clip and options, checked before anything is loaded.
 
 Needs: the standard library. terms.py computes the terms; docs/rewards.md explains them.
 """
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from hullseeker.potentials.registry import EVALUATORS, name_in_rows
 
-# The potential whose energies the terms are of; `ensemble` brings a second one.
+# The potential whose energies the terms use; `ensemble` adds a second one.
 FIRST_POTENTIAL = ("chgnet", None)
 SHAPES = ("bounded", "linear")
-# The options of each term with their defaults; None marks an option that the config must give.
+# Options of each term with their defaults; None marks an option that the config must set.
 _SHAPE = {"shape": "bounded", "threshold_ev_per_atom": 0.1, "width_ev_per_atom": 0.5, "implausible_ev_per_atom": -0.5}
 OPTIONS: dict[str, dict] = {
     "energy": {"no_crystal": -0.1},
@@ -35,7 +35,7 @@ TERMS_WITH_TRAINING = ("known_match", "novelty")
 
 @dataclass(frozen=True)
 class RewardTerm:
-    """One term of a reward: weight × value, the value clipped first where a clip (low, high) is given."""
+    """One term of a reward: weight × value, with the value clipped first if a clip (low, high) is given."""
 
     name: str
     weight: float = 1.0
@@ -56,7 +56,7 @@ class RewardTerm:
             raise ValueError(f"{self.name}.clip is {list(self.clip)}; give the lower bound first")
         if self.clip is None and self.is_unbounded:
             raise ValueError(
-                f"{self.name} has no clip, and without one a hole of the potential pays without end; give clip: "
+                f"{self.name} has no clip, but its value is unbounded where the potential is wrong; give clip: "
                 "[lowest, highest]"
             )
         if self.options.get("shape", SHAPES[0]) not in SHAPES:
@@ -70,12 +70,12 @@ class RewardTerm:
 
     @property
     def value_without_crystal(self) -> float:
-        """The value of the term for an answer that is no crystal, before the weight."""
+        """The value of the term, before the weight, for an answer that is not a crystal."""
         return self.options.get("no_crystal", self.clip[0] if self.clip and self.is_unbounded else 0.0)
 
     @property
     def second_potential(self) -> tuple[str, str | None] | None:
-        """The second potential and its model (None: its default), of the ensemble term alone."""
+        """The second potential and its model (None: default model) of the ensemble term, None for other terms."""
         return (self.options["potential"], self.options["model"]) if self.name == "ensemble" else None
 
     def _check_second_potential(self) -> None:
@@ -90,17 +90,17 @@ class RewardTerm:
 
 
 def reward_terms(preset: Mapping[str, Mapping]) -> list[RewardTerm]:
-    """Return the terms of a preset as the config has it; ValueError where one cannot be."""
+    """Return the terms of a preset of the config; ValueError if one is invalid."""
     terms = []
-    for name, about in preset.items():
-        options = {key: value for key, value in about.items() if key not in ("weight", "clip")}
-        clip = about.get("clip")
-        terms.append(RewardTerm(name, float(about.get("weight", 1.0)), tuple(clip) if clip else None, options))
+    for name, settings in preset.items():
+        options = {key: value for key, value in settings.items() if key not in ("weight", "clip")}
+        clip = settings.get("clip")
+        terms.append(RewardTerm(name, float(settings.get("weight", 1.0)), tuple(clip) if clip else None, options))
     return terms
 
 
 def potentials_with_hull(preset: Mapping[str, Mapping]) -> dict[str, tuple[str, str | None]]:
-    """Return the potentials whose hull a preset needs, by the name of their file: chgnet, chgnet_0.2.0."""
+    """Return the potentials whose hull a preset needs, by file name: chgnet, chgnet_0.2.0."""
     terms = [term for term in reward_terms(preset) if term.name in TERMS_WITH_HULL]
-    wanted = [FIRST_POTENTIAL] * bool(terms) + [term.second_potential for term in terms if term.second_potential]
-    return {re.sub(r"[^\w.]+", "_", "_".join(filter(None, one))): one for one in wanted}
+    potentials = [FIRST_POTENTIAL] * bool(terms) + [term.second_potential for term in terms if term.second_potential]
+    return {re.sub(r"[^\w.]+", "_", "_".join(filter(None, potential))): potential for potential in potentials}

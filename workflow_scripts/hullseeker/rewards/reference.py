@@ -1,4 +1,4 @@
-"""The hull energy of every training formula with a reward potential's own energies, of training crystals alone.
+"""Hull energies of the training formulas by a reward potential, from training crystals and elements only.
 
 Needs: numpy, scipy, pymatgen.
 """
@@ -12,19 +12,19 @@ from hullseeker.metrics.hull import Hull, NoReference, composition_of
 
 
 def phases_of_training(materials: Sequence[Mapping], elements: Sequence[Mapping]) -> list[Mapping]:
-    """Return the training crystals, those left out too, and their elements' phases; nothing of validation or test."""
+    """Return training crystals, including those left out, and their elemental phases; no validation or test data."""
     training = [row for row in materials if row["split"] == "train"]
     needed = {z for row in training for z in row["atomic_numbers"]}
     return training + [row for row in elements if needed.issuperset(row["atomic_numbers"])]
 
 
 def reference_rows(rows: Sequence[Mapping], energies: Sequence[float | str], potential: str) -> list[dict]:
-    """Return one row per formula of the rows in use with a split: its hull energy, or why there is none (eV/atom)."""
-    known = [(row, energy) for row, energy in zip(rows, energies, strict=True) if isinstance(energy, float)]
-    hull = Hull.of_structures([row["atomic_numbers"] for row, _ in known], [energy for _, energy in known])
+    """Return one row per formula of the rows in use with a split: its hull energy (eV/atom) or an error."""
+    evaluated = [(row, energy) for row, energy in zip(rows, energies, strict=True) if isinstance(energy, float)]
+    hull = Hull.of_structures([row["atomic_numbers"] for row, _ in evaluated], [energy for _, energy in evaluated])
     numbers = {row["formula"]: row["atomic_numbers"] for row in rows_in_use(rows) if row.get("split")}
     lowest: dict[str, float] = {}
-    for row, energy in known:
+    for row, energy in evaluated:
         lowest[row["formula"]] = min(energy, lowest.get(row["formula"], energy))
     reference = []
     for formula, atomic_numbers in sorted(numbers.items()):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hullseeker.language_model.hub_access import problem_with_login, refusal_of_hub
 from hullseeker.language_model.hub_models import offline
-from hullseeker.language_model.scale import how_processes_share
+from hullseeker.language_model.scale import read_distributed_type
 from hullseeker.potentials.registry import EVALUATORS
 from hullseeker.relaxation.engines import ENGINES, env_of
 from hullseeker.runtime.credentials import hub_login
@@ -92,7 +92,7 @@ def missing_training_packages(config: Mapping, grpo: Collection[Mapping], rules:
         engine = settings.get("rollouts", {}).get("engine", "transformers")
         if engine != "transformers":
             wanted.append((f"{key}.rollouts.engine is {engine!r}", "vllm"))
-        if settings["n_processes"] > 1 and how_processes_share(settings["accelerate"]) == "DEEPSPEED":
+        if settings["n_processes"] > 1 and read_distributed_type(settings["accelerate"]) == "DEEPSPEED":
             wanted.append((f"{key}.accelerate is {settings['accelerate']!r}", "deepspeed"))
     missing = []
     attention = config["base_model"]["attention"]
