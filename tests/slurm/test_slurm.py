@@ -330,7 +330,7 @@ def test_a_slurm_with_accounting_is_asked_through_sacct_and_wants_an_account(tmp
     try:
         cluster.start()
         refused = Run(checkout, *words, of_slurm=cluster.environment).refused()
-        assert "this cluster wants an account, and root has none by default" in refused
+        assert "this cluster requires an account, and root has no default account" in refused
         cluster.let_root_use("materials")
         faults = FaultPlan(tmp_path, {"split_materials": ("output", "stop")})
         run = Run(checkout, *words, of_slurm=faults.environment(cluster.environment))
@@ -372,12 +372,12 @@ def test_an_unknown_partition_is_refused_with_those_there_are(refused):
 
 def test_a_gpu_that_the_cluster_lacks_is_refused_with_those_it_has(refused):
     words = refused("--set-resources", "make_table1:gpu=1", "make_table1:gpu_model=a100", "make_table1:runtime=9")
-    assert "a job wants a GPU 'a100'" in words and "gpu:h100:1" in words
+    assert "a job requests a GPU 'a100'" in words and "gpu:h100:1" in words
 
 
 def test_a_job_longer_than_its_partition_allows_is_refused(refused):
     words = refused("--default-resources", "slurm_partition=plain", "mem_mb=1000", "runtime=40")
-    assert "and the partition 'plain' ends jobs after 30" in words
+    assert "but the partition 'plain' ends jobs after 30" in words
 
 
 def test_a_checkout_on_a_path_with_a_space_is_refused(refused, tmp_path):
@@ -389,6 +389,6 @@ def test_a_results_folder_that_takes_no_file_is_refused(slurm, small):
     results = small / "results" / "mini"
     mount(results, "-o", "ro")
     try:
-        assert "results/mini takes no file" in Run(small, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
+        assert f"no file can be made in {results}" in Run(small, *MINI, *ON_SLURM, of_slurm=slurm.environment).refused()
     finally:
         subprocess.run(["umount", str(results)], check=True)
