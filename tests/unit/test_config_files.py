@@ -132,8 +132,8 @@ def test_a_key_that_stands_twice_is_named_with_its_lines(refused, tmp_path):
     """YAML keeps the last of two systems of a name and says nothing."""
     (line,) = refused(f"systems:\n  a: {SYSTEM}\n  a: {SYSTEM}\nseed: 3\n")
     assert line == (
-        f"{tmp_path}/overlay.yaml has the key systems.a twice, in lines 2 and 3; and YAML keeps only the last; rename or "
-        "remove one"
+        f"{tmp_path}/overlay.yaml has the key systems.a twice, in lines 2 and 3, and YAML keeps only the last; rename "
+        "or remove one"
     )
 
 
@@ -509,7 +509,7 @@ def test_another_folder_than_the_checkout_is_one_sentence(tmp_path, words):
 def test_snakemake_ends_with_the_sentence_and_without_a_trace(tmp_path):
     overlay = tmp_path / "overlay.yaml"
     said = {
-        f"systems: {{NO: {SYSTEM}}}\ndata: {{source: demo}}\n": 'the key False; this is how YAML reads NO; quote it: "NO"',
+        f"systems: {{NO: {SYSTEM}}}\ndata: {{source: demo}}\n": 'this is how YAML reads NO; quote it: "NO"',
         "- a\n": "has no keys at its top level; write `key: value` lines, as in config.yaml",
     }
     for text, words in said.items():

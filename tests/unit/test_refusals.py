@@ -63,8 +63,8 @@ def test_counts_are_of_each_file(data):
     assert too_many(train, 0.5, "list.parquet") is None
     assert too_many(train, 0.1, "list.parquet") == (
         "56 of 112 entries (50.0%) of data.train were refused, and data.max_refused_share is 0.1; most often: "
-        f"{REASONS}; all of them are listed in list.parquet; correct the data, or raise data.max_refused_share if the rest "
-        "is enough"
+        f"{REASONS}; all of them are listed in list.parquet; correct the data, or raise data.max_refused_share if the "
+        "rest is enough"
     )
 
 

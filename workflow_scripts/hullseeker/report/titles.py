@@ -105,9 +105,10 @@ def footnotes(
             "ρ and the difference: over samples with an E_hull under both evaluators.",
         ],
         "table2": [
-            f"Of all samples drawn, as generated (not relaxed). Structure validity: the "
-            f"{table2['structure_validity']} definition. Composition validity: smact with oxidation states smact14. Scaler of composition fingerprints: "
-            f"{table2['composition_scaler']}.",
+            "Of all samples drawn, as generated (not relaxed). "
+            f"Structure validity: the {table2['structure_validity']} definition. "
+            "Composition validity: smact with oxidation states smact14. "
+            f"Scaler of composition fingerprints: {table2['composition_scaler']}.",
             *cdvae_note,
         ],
         "reconstruction": [

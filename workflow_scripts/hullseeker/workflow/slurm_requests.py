@@ -123,6 +123,6 @@ def _explain(message: str, resources: Mapping[str, object], partitions: Mapping[
         )
     gigabytes = float(str(resources.get("mem_mb") or 0)) / 1000
     return (
-        f"Slurm refuses a job with {gigabytes:g} GB in the partition {name!r} ({message}): request less, or name another "
-        "partition"
+        f"Slurm refuses a job with {gigabytes:g} GB in the partition {name!r} ({message}): request less, or name "
+        "another partition"
     )
