@@ -1,4 +1,4 @@
-"""Write docs/rulegraph.md, the rules of the paper's experiment and what follows what; `--check` compares instead."""
+"""Write docs/rulegraph.md, the graph of the rules of the paper's experiment; `--check` compares the file instead."""
 
 import re
 import subprocess
@@ -9,12 +9,12 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "rulegraph.md"
 HEADING = """# The rules of the paper's experiment
 
-An arrow goes from a rule to one that needs what it makes. Shards and systems are left out: `snakemake -n` counts them.
-Made by `make rulegraph` from `snakemake --rulegraph`; a test holds it against the rules. Dashed: how many jobs there
-are of `relax_phases` and `reconstruct_cdvae`, if any, is known only when the plan before them has been made.
+An arrow points from a rule to a rule that uses its output. Shards and systems are not shown; `snakemake -n` counts
+the jobs. `make rulegraph` generates this page from `snakemake --rulegraph`, and a test compares it with the rules.
+Dashed arrows: the number of jobs of `relax_phases` and `reconstruct_cdvae` is known only after the plan before them.
 
 """
-# Snakemake does not draw rules whose jobs a checkpoint decides on.
+# Dependencies of rules whose jobs a checkpoint creates; Snakemake leaves them out.
 BEHIND_CHECKPOINTS = (
     ("plan_phase_relaxations", "relax_phases"),
     ("plan_reconstructions", "reconstruct_cdvae"),
@@ -25,7 +25,7 @@ BEHIND_CHECKPOINTS = (
 
 
 def page(graph: str) -> str:
-    """Return the page of a graph as Snakemake prints it for mermaid: by name, in order, without its colours."""
+    """Convert Snakemake's mermaid output to the page, with rules by name, edges sorted and no colours."""
     names = dict(re.findall(r"(id\d+)\[(\w+)\]", graph))
     edges = sorted({(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", graph)})
     lines = [f"    {a} --> {b}" for a, b in edges if b != "all"]
@@ -35,12 +35,12 @@ def page(graph: str) -> str:
 
 def main() -> None:
     snakemake = Path(sys.executable).with_name("snakemake")
-    words = [str(snakemake), "--rulegraph", "mermaid-js"]
-    text = page(subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    command = [str(snakemake), "--rulegraph", "mermaid-js"]
+    text = page(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     if "--check" not in sys.argv:
         PAGE.write_text(text)
     elif PAGE.read_text() != text:
-        sys.exit("docs/rulegraph.md is not of these rules; write it with `make rulegraph`")
+        sys.exit("docs/rulegraph.md does not match the rules; run `make rulegraph`")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Settings and crystals that the tests of CDVAE share."""
+"""Settings and crystals for the tests of CDVAE."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ BOUNDS = {
 
 
 def settings(**changes) -> dict:
-    """Return settings of a small model; a change of a section changes the keys it names."""
+    """Return settings of a small model, updated with `changes`; mappings are merged into their section."""
     base = {
         "device": "cpu",
         "graph": "radius",
@@ -73,12 +73,12 @@ def settings(**changes) -> dict:
 
 
 def make(structure: Structure, name: str = "a-0"):
-    """Return a structure as CDVAE takes it."""
+    """Return a structure as a Niggli-reduced crystal, the input of CDVAE."""
     return niggli_crystal({"structure_id": name, **from_structure(structure)})
 
 
 def some_structures() -> dict[str, Structure]:
-    """Return a few crystals: high symmetry, low symmetry, one atom, a cell smaller than any cut-off."""
+    """Return crystals of high and low symmetry, one of them with a single atom in a cell smaller than the cut-offs."""
     rng = np.random.default_rng(3)
     fcc = [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
     return {
@@ -95,9 +95,11 @@ def some_structures() -> dict[str, Structure]:
     }
 
 
-def graph_of(crystals, how: dict, dtype=torch.float64) -> tuple:
-    """Return the batch of crystals and its bonds for the encoder."""
+def graph_of(crystals, config: dict, dtype=torch.float64) -> tuple:
+    """Return a batch of crystals and the bonds for the encoder."""
     batch = collate(crystals)
-    bonds = bonds_of_crystals(crystals, how["graph"], how["encoder"]["cutoff_ang"], how["encoder"]["max_neighbours"])
+    bonds = bonds_of_crystals(
+        crystals, config["graph"], config["encoder"]["cutoff_ang"], config["encoder"]["max_neighbours"]
+    )
     graph: BondGraph = join_bonds(bonds, batch.n_atoms)
     return batch.to("cpu", dtype), graph.to("cpu", dtype)

@@ -1,4 +1,4 @@
-"""The configs of the experiments in experiments/, and settings as config.yaml has them, for tests."""
+"""Configs of the experiments in experiments/, and settings with the defaults of config.yaml, for tests."""
 
 from contextlib import chdir
 from functools import cache
@@ -10,8 +10,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def config_of(*overlays: str) -> dict:
-    """Return config.yaml with overlays of experiments/ on top, named without their suffix."""
-    from hullseeker.workflow.configuration import read_config  # needs packages that not every environment has
+    """Return config.yaml merged with overlays from experiments/, given by their names without suffix."""
+    from hullseeker.workflow.configuration import (
+        read_config,
+    )  # imported here because not every environment has its packages
 
     with chdir(ROOT):
         return read_config(*(f"experiments/{name}.yaml" for name in overlays))
@@ -23,14 +25,14 @@ def _defaults() -> dict:
 
 
 def text_format(**changes):
-    """Return the form of crystal texts by config.yaml, and what is changed."""
+    """Return the crystal text format of config.yaml, updated with `changes`."""
     from hullseeker.language_model.crystal_text import TextFormat
 
     return TextFormat(**_defaults()["crystal_text"] | changes)
 
 
 def relaxation_settings(**changes):
-    """Return when a relaxation ends by config.yaml, and what is changed."""
+    """Return the relaxation settings of config.yaml, updated with `changes`."""
     from hullseeker.relaxation.per_cell import RelaxSettings
 
     return RelaxSettings.from_config(_defaults()["relax"] | changes)

@@ -1,4 +1,4 @@
-"""Crystals that the tests share, as table rows."""
+"""Fixtures shared by the tests: crystals as table rows, and a trained CDVAE."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def copper() -> dict:
 
 @pytest.fixture(scope="session")
 def learned(tmp_path_factory):
-    """A CDVAE trained on copies of one crystal, the crystal, and the mean of its z: (1, L)."""
+    """A CDVAE trained on copies of one crystal, the crystal, and the mean of its latent vector, shape (1, L)."""
     import torch
 
     from cdvae_examples import BOUNDS, graph_of, make, settings, some_structures
@@ -35,14 +35,14 @@ def learned(tmp_path_factory):
     from hullseeker.cdvae.training import Training
 
     crystal = make(some_structures()["perovskite"])
-    how = settings(training={"n_epochs": 150, "batch_size": 64, "learning_rate": 4.0e-3, "save_every_epochs": 1000})
-    how["training"] |= {"teacher_forcing_epochs": 150, "plateau_patience_epochs": 40}
-    how["encoder"] |= {"n_blocks": 1}
-    how["noise"] |= {"type_sigma_max": 1.0}
+    config = settings(training={"n_epochs": 150, "batch_size": 64, "learning_rate": 4.0e-3, "save_every_epochs": 1000})
+    config["training"] |= {"teacher_forcing_epochs": 150, "plateau_patience_epochs": 40}
+    config["encoder"] |= {"n_blocks": 1}
+    config["noise"] |= {"type_sigma_max": 1.0}
     (bonds,) = bonds_of_crystals([crystal], "radius", 5.0, 12)
     copies = Prepared([crystal] * 128, [bonds] * 128)
     checkpoint = tmp_path_factory.mktemp("learned") / "checkpoint.safetensors"
-    model = Training(how, BOUNDS, copies, Prepared([], []), 3, checkpoint, "learned").run()
+    model = Training(config, BOUNDS, copies, Prepared([], []), 3, checkpoint, "learned").run()
     with torch.no_grad():
-        z, _ = model.encode(*graph_of([crystal], how, torch.float32))
+        z, _ = model.encode(*graph_of([crystal], config, torch.float32))
     return model, crystal, z

@@ -1,4 +1,4 @@
-"""Plans of faults for jobs under test: which rules are struck, at which event, and how (faults/sitecustomize.py)."""
+"""Plan which jobs of a test run are killed or stopped, and at which event; faults/sitecustomize.py carries it out."""
 
 import json
 import os
@@ -6,51 +6,51 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-# The log is opened; an output is whole and about to get its name; a training's checkpoint has its name.
+# The job opens its log; it is about to rename a finished output; a training has written a checkpoint.
 EVENTS = ("log", "output", "checkpoint")
-# Kill the job, kill it with the whole group of its Snakemake, or stop it until the test goes on with it.
-WAYS = ("kill", "kill_all", "stop")
+# Kill the job; kill the process group of its Snakemake; or stop the job until the test resumes it.
+ACTIONS = ("kill", "kill_all", "stop")
 
 
 class FaultPlan:
-    """A folder that holds the plan and, for every job that was struck, a file with its process.
+    """A folder with the plan and, for every job that was hit by a fault, a file with its process id.
 
-    `faults` has for a rule, or for a job by its log without a suffix (relax_structures/sevennet/base-0), an event and a
-    way, and the places of the jobs that are struck among those that reach the event: the first, unless it says others.
-    `others` is for rules that are not in it.
+    `faults` maps a rule, or a job by its log without suffix (relax_structures/sevennet/base-0), to an event, an action
+    and optionally the positions of the affected jobs among those that reach the event (default: the first).
+    `default` applies to all other rules.
     """
 
-    def __init__(self, folder: Path, faults: Mapping[str, tuple], others: tuple | None = None):
-        self.folder = folder / "struck"
+    def __init__(self, folder: Path, faults: Mapping[str, tuple], default: tuple | None = None):
+        self.folder = folder / "triggered"
         self.folder.mkdir(parents=True)
         self.path = folder / "plan.json"
-        named = {name: self._fault(*fault) for name, fault in faults.items()}
-        plan = {"folder": str(self.folder), "faults": named, "others": self._fault(*others) if others else None}
+        by_name = {name: self._fault(*fault) for name, fault in faults.items()}
+        plan = {"folder": str(self.folder), "faults": by_name, "default": self._fault(*default) if default else None}
         self.path.write_text(json.dumps(plan))
 
     @staticmethod
-    def _fault(at: str, how: str, places: tuple[int, ...] = (1,)) -> dict:
-        assert at in EVENTS and how in WAYS
-        return {"at": at, "how": how, "places": places}
+    def _fault(event: str, action: str, positions: tuple[int, ...] = (1,)) -> dict:
+        assert event in EVENTS and action in ACTIONS
+        return {"event": event, "action": action, "positions": positions}
 
-    def environment(self, of: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables under which a process and its children follow this plan."""
-        paths = [str(Path(__file__).parent / "faults"), of.get("PYTHONPATH", "")]
-        return {**of, "FAULT_PLAN": str(self.path), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
+        """Return environment variables with which a process and its children follow this plan."""
+        paths = [str(Path(__file__).parent / "faults"), base.get("PYTHONPATH", "")]
+        return {**base, "FAULT_PLAN": str(self.path), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
-    def struck(self, place: int = 1) -> dict[str, dict]:
-        """Return what was struck at a place by its name in the plan: the process and, under Slurm, the job."""
-        marks = self.folder.glob(f"[!.]*.{place}")
+    def triggered(self, position: int = 1) -> dict[str, dict]:
+        """Return the process id and Slurm job of each job hit by a fault at a position, by its name in the plan."""
+        marks = self.folder.glob(f"[!.]*.{position}")
         return {mark.stem.replace(":", "/"): json.loads(mark.read_text()) for mark in marks}
 
-    def wait_for(self, name: str, is_running: Callable[[], bool], place: int = 1, at_most_s: float = 900) -> dict:
-        """Wait until a rule or job is struck, and return its process; AssertionError where the run ends first.
+    def wait_for(self, name: str, is_running: Callable[[], bool], position: int = 1, at_most_s: float = 900) -> dict:
+        """Wait until a rule or job is hit by a fault; return its process. Raises AssertionError if the run ends first.
 
-        What is struck with `stop` stays as it is, so that how often this looks changes nothing.
+        A stopped job stays stopped, so the polling interval does not matter.
         """
         deadline = time.monotonic() + at_most_s
-        while name not in (struck := self.struck(place)):
-            assert is_running(), f"{name} was not struck"
-            assert time.monotonic() < deadline, f"{name} was not struck within {at_most_s} s"
+        while name not in (triggered := self.triggered(position)):
+            assert is_running(), f"the run ended before the fault of {name}"
+            assert time.monotonic() < deadline, f"no fault of {name} within {at_most_s} s"
             time.sleep(0.1)
-        return struck[name]
+        return triggered[name]

@@ -1,6 +1,6 @@
-"""A local server that answers as the Hugging Face hub does where models are public, private, gated or missing.
+"""A local server that imitates the Hugging Face hub for public, private, gated and missing models.
 
-Of its API it has a model's metadata and the head of a file, with the headers by which the hub names a refusal.
+It answers requests for the metadata of a model and for the head of a file, with the hub's headers for refusals.
 """
 
 import json
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOKEN = "hf_" + "aB3" * 11 + "x"
-# Of an account without access to the gated model.
+# Token of an account without access to the gated model.
 OTHER_TOKEN = "hf_" + "zY9" * 11 + "w"
 PAGE = b"<html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request: /api/models/<name>..., or /<name>/resolve/main/<file>."""
+    """Handle one request: /api/models/<name>..., or /<name>/resolve/main/<file>."""
 
     def log_message(self, *_):
         pass
@@ -30,30 +30,30 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def refuse(self, status: int, code: str = "", message: str = "") -> None:
-        told = {"X_Error_Code": code, "X_Error_Message": message}
-        self.answer(status, **{name: value for name, value in told.items() if value})
+        headers = {"X_Error_Code": code, "X_Error_Message": message}
+        self.answer(status, **{name: value for name, value in headers.items() if value})
 
-    def do_GET(self) -> None:  # noqa: N802  the name is http.server's
+    def do_GET(self) -> None:  # noqa: N802  method name of http.server
         self.server.requests.append((self.command, self.path, dict(self.headers)))
         if fault := self.server.fault:
             return fault(self)
-        words = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if words not in ("", TOKEN, OTHER_TOKEN):
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token not in ("", TOKEN, OTHER_TOKEN):
             return self.refuse(401, message="Invalid credentials in Authorization header")
-        of_file = "/resolve/main/" in self.path
+        is_file = "/resolve/main/" in self.path
         name = re.split("/(?:resolve|revision|tree)/", self.path)[0].removeprefix("/api/models").strip("/")
-        if name == "org/elsewhere" and of_file:
+        if name == "org/elsewhere" and is_file:
             return self.answer(302, Location=self.server.elsewhere + "/weights", X_Repo_Commit="abc")
         if name == "org/moved" and not self.path.startswith("/api/models/"):
             return self.answer(307, Location=self.path.replace("moved", "gated"))
-        if (name == "org/private" and words != TOKEN) or name.split("/")[-1] == "missing":
-            return self.refuse(404 if words else 401, "RepoNotFound", "" if words else "Invalid username or password.")
-        if name == "org/gated" and of_file and words != TOKEN:
-            return self.refuse(403 if words else 401, "GatedRepo", "Access to model org/gated is restricted")
-        if name == "org/gguf" and of_file:
+        if (name == "org/private" and token != TOKEN) or name.split("/")[-1] == "missing":
+            return self.refuse(404 if token else 401, "RepoNotFound", "" if token else "Invalid username or password.")
+        if name == "org/gated" and is_file and token != TOKEN:
+            return self.refuse(403 if token else 401, "GatedRepo", "Access to model org/gated is restricted")
+        if name == "org/gguf" and is_file:
             return self.refuse(404, "EntryNotFound", "Entry not found")
-        about = {"id": name, "gated": False, "private": False, "sha": "0" * 40, "siblings": []}
-        body = [] if "/tree/" in self.path else about
+        metadata = {"id": name, "gated": False, "private": False, "sha": "0" * 40, "siblings": []}
+        body = [] if "/tree/" in self.path else metadata
         return self.answer(200, json.dumps(body).encode(), Content_Type="application/json")
 
     do_HEAD = do_GET  # noqa: N815
@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving_hub():
-    """Run the server; gives it with its `address`, the `requests` it got, and a `fault` to answer all by."""
+    """Run the server and yield it, with its `address`, the received `requests`, and a `fault` that can answer them."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.requests, server.fault, server.elsewhere = [], None, ""
     server.address = f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""A copy of the repository, Snakemake in it on this machine, and what its results hold."""
+"""Copy the repository, run Snakemake in the copy on this machine, and read its results."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def tracked_files() -> list[str]:
 
 
 def copy_repository(folder: Path) -> Path:
-    """Copy the working tree's files, without what git ignores, to a new folder."""
+    """Copy the files of the working tree, except those that git ignores, to a new folder."""
     for name in tracked_files():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,9 +50,9 @@ def start(folder: Path, command: list[str], faults: FaultPlan | None = None) -> 
 
 
 def snakemake(
-    folder: Path, *words: str, overlays: tuple[str, ...] = (), faults: FaultPlan | None = None
+    folder: Path, *arguments: str, overlays: tuple[str, ...] = (), faults: FaultPlan | None = None
 ) -> subprocess.Popen:
-    return start(folder, [*LOCAL, *words, "--configfile", "experiments/test.yaml", *overlays], faults)
+    return start(folder, [*LOCAL, *arguments, "--configfile", "experiments/test.yaml", *overlays], faults)
 
 
 def finished(process: subprocess.Popen) -> str:
@@ -61,13 +61,13 @@ def finished(process: subprocess.Popen) -> str:
     return output
 
 
-def run(folder: Path, *words: str, overlays: tuple[str, ...] = ()) -> str:
-    return finished(snakemake(folder, *words, overlays=overlays))
+def run(folder: Path, *arguments: str, overlays: tuple[str, ...] = ()) -> str:
+    return finished(snakemake(folder, *arguments, overlays=overlays))
 
 
-def killed(folder: Path, faults: FaultPlan, *words: str, overlays: tuple[str, ...] = ()) -> str:
-    """Run until a fault has killed Snakemake with all its jobs, and unlock the folder."""
-    process = snakemake(folder, *words, overlays=overlays, faults=faults)
+def killed(folder: Path, faults: FaultPlan, *arguments: str, overlays: tuple[str, ...] = ()) -> str:
+    """Run until a fault has killed Snakemake with all its jobs, then unlock the folder."""
+    process = snakemake(folder, *arguments, overlays=overlays, faults=faults)
     output, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, output[-6000:]
     run(folder, "--unlock")
@@ -79,6 +79,6 @@ def table(checkout: Path, name: str, schema: str) -> list[dict]:
 
 
 def planned_jobs(dry_run: str) -> set[str]:
-    """The names of the rules that a dry run would run."""
+    """Return the names of the rules in the job table of a dry run."""
     lines = dry_run.split("Job stats:")[1].split("total")[0].splitlines()[3:]
     return {line.split()[0] for line in lines if line.strip()}

@@ -1,7 +1,7 @@
-"""A local server that speaks as much of the Materials Project's API as its client uses, and fails on request.
+"""A local server with the part of the Materials Project's API that its client uses, which can fail on request.
 
-Documents come from emmet-core's own models, so that their shape is the API's. Parameters that the real server does
-not know are refused, as there.
+Documents are built with the models of emmet-core, so that they have the structure of the real API. Query parameters
+unknown to the real server are refused here as well.
 """
 
 import json
@@ -36,7 +36,7 @@ def rock_salt(cation: str, anion: str, a_ang: float) -> Structure:
 
 
 def some_documents() -> tuple[list[dict], list[dict]]:
-    """Return summary and thermo documents of a few rock salts and their elements."""
+    """Return summary and thermo documents of nine rock salts and their elements."""
     cations, anions = ("Li", "Na", "K"), ("F", "Cl", "Br")
     structures = [Structure(Lattice.cubic(3.5 + 0.1 * i), [e], [[0, 0, 0]]) for i, e in enumerate(cations + anions)]
     structures += [rock_salt(c, a, 5.0 + 0.1 * i) for i, (c, a) in enumerate(product(cations, anions))]
@@ -72,7 +72,7 @@ def some_documents() -> tuple[list[dict], list[dict]]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; the server's faults are asked in turn and the first that acts ends it."""
+    """Handle one request; the faults of the server are tried in turn, and the first one that applies answers it."""
 
     protocol_version = "HTTP/1.1"
 
@@ -86,15 +86,15 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self) -> None:  # noqa: N802  the name is http.server's
+    def do_GET(self) -> None:  # noqa: N802  method name of http.server
         server, url = self.server, urlparse(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         if url.path.strip("/") == "heartbeat":
             for fault in list(getattr(server, "heartbeat_faults", [])):
                 if fault(self):
                     return None
-            about = {"status": "OK", "db_version": server.database_version, "version": "0.87.3"}
-            return self.answer(200, json.dumps(about | {"access_controlled_batch_ids": []}).encode())
+            heartbeat = {"status": "OK", "db_version": server.database_version, "version": "0.87.3"}
+            return self.answer(200, json.dumps(heartbeat | {"access_controlled_batch_ids": []}).encode())
         kind = url.path.strip("/").split("/")[-1]
         server.requests.append((kind, self.query))
         if self.headers.get("x-api-key") != KEY:
@@ -104,25 +104,25 @@ class Handler(BaseHTTPRequestHandler):
                 return None
         unknown = set(self.query) - PARAMETERS[kind] - PAGING
         if unknown or int(self.query.get("_limit", 100)) > MAX_LIMIT:
-            words = f"Request contains query parameters which cannot be used: {', '.join(sorted(unknown))}"
-            return self.answer(400, json.dumps({"detail": words}).encode())
+            detail = f"Request contains query parameters which cannot be used: {', '.join(sorted(unknown))}"
+            return self.answer(400, json.dumps({"detail": detail}).encode())
         return self.answer(200, self.page(kind))
 
     def page(self, kind: str) -> bytes:
-        found = [document for document in self.server.documents[kind] if self.fits(document)]
+        matching = [document for document in self.server.documents[kind] if self.fits(document)]
         skip, limit = int(self.query.get("_skip", 0)), int(self.query.get("_limit", 100))
         fields = self.query.get("_fields", "material_id").split(",")
-        data = [{f: d[f] for f in fields if f in d} for d in found[skip : skip + limit]]
-        meta = {"api_version": "0.87.3", "total_doc": len(found), "max_limit": MAX_LIMIT}
+        data = [{f: d[f] for f in fields if f in d} for d in matching[skip : skip + limit]]
+        meta = {"api_version": "0.87.3", "total_doc": len(matching), "max_limit": MAX_LIMIT}
         return json.dumps({"data": data, "meta": meta}).encode()
 
     def fits(self, document: dict) -> bool:
-        q = self.query
-        return "theoretical" not in q or document.get("theoretical") == (q["theoretical"].lower() == "true")
+        query = self.query
+        return "theoretical" not in query or document.get("theoretical") == (query["theoretical"].lower() == "true")
 
 
 def times(n: int, act: Callable[[Handler], None], when: Callable[[dict], bool] = bool) -> Fault:
-    """Return a fault that acts on the first n requests that fit."""
+    """Return a fault that applies to the first n requests whose query satisfies `when`."""
     left = [n]
 
     def fault(handler: Handler) -> bool:
@@ -144,7 +144,7 @@ def server_error(handler: Handler) -> None:
 
 
 def cut(handler: Handler) -> None:
-    """Promise a whole page, send half of it, and hang up."""
+    """Announce the length of a page, send half of it, and close the connection."""
     body = handler.page(handler.path.split("?")[0].strip("/").split("/")[-1])
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")
@@ -157,7 +157,7 @@ def cut(handler: Handler) -> None:
 
 @contextmanager
 def serving(summaries: list[dict], thermos: list[dict]):
-    """Run the server; gives it with its `endpoint`, the list of `requests` it got, and its `faults` to fill."""
+    """Run the server and yield it, with its `endpoint`, the received `requests`, and a list of `faults` to fill."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.documents = {"summary": summaries, "thermo": thermos}
     server.requests, server.faults, server.database_version = [], [], DATABASE_VERSION

@@ -1,4 +1,4 @@
-"""Jobs of the training rules as Snakemake would hand them over, small enough for tests."""
+"""Small jobs of the training rules, in the form in which Snakemake passes them to scripts."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ N_CRYSTALS = 24
 
 
 def settings_of(stage: str, **changes) -> dict:
-    """Return the settings of sft or grpo as experiments/test.yaml has them, and what is changed."""
+    """Return the settings of sft or grpo from experiments/test.yaml, updated with `changes`."""
     settings = config_of("test")[stage]
     if stage == "grpo":
         settings["terms"] = {
@@ -24,7 +24,7 @@ def settings_of(stage: str, **changes) -> dict:
 
 
 def job(folder: Path, stage: str, model: str | Path = ROOT / "resources" / "base_model", **changes) -> Job:
-    """Return a training job in a folder, on small crystals of the embedded set."""
+    """Return a training job in a folder, on crystals of two atoms from the embedded data set."""
     folder.mkdir(exist_ok=True)
     materials = folder / "materials.parquet"
     rows = read_table(ROOT / "resources" / "demo_materials.parquet", "materials").to_pylist()

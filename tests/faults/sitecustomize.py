@@ -1,8 +1,8 @@
-"""Kill or stop a job at an event of its own. Python imports this file at start where a test has its folder on the path.
+"""Kill or stop a job at a given event. Python imports this file at startup when its folder is on PYTHONPATH.
 
-FAULT_PLAN names a JSON file that fault_plan.py writes: a folder, and per rule or job an event and what happens at it.
-Of each rule the first job that reaches its event is struck, or those of the places that the plan names. An event is
-met where the job meets it, on a busy machine as on an idle one.
+FAULT_PLAN is the path of a JSON file written by fault_plan.py: a folder, and an event and an action per rule or job.
+Of each rule the first job that reaches its event is affected, or those at the positions in the plan. Events depend only
+on what the job does, not on timing.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ import signal
 import sys
 from pathlib import Path
 
-# A job goes by its log, <rule>/<wildcards>.
+# A job is identified by its log, <rule>/<wildcards>.
 LOG = re.compile(r"logs/[^/]+/(.+)\.log")
-# A training's checkpoint is whole when this file has its name.
+# A training's checkpoint is complete when this file exists.
 CHECKPOINT = re.compile(r"checkpoint-\d+/manifest\.json|checkpoints/cdvae/training\.safetensors")
 
 
 def script_of_job() -> str | None:
-    """Return the script that this process runs for a rule; the first process of a training in several counts."""
+    """Return the name of the rule script in this process; of a training in several processes, only in rank 0."""
     for word in sys.orig_argv:
         if "/.snakemake/scripts/" in word:
             return Path(word).name.split(".")[1]
@@ -30,7 +30,7 @@ def script_of_job() -> str | None:
 
 
 class Fault:
-    """Watches Python's audit events: a rule's log is opened, a checkpoint has its name, an output is about to."""
+    """An audit hook that detects when a job opens its log, wrote a checkpoint, or is about to rename an output."""
 
     def __init__(self, script: str, plan: dict):
         self.job = script
@@ -42,46 +42,46 @@ class Fault:
         if self.done:
             return
         if self.checkpoint and os.path.exists(self.checkpoint):
-            self.strike("checkpoint")
-        elif event == "open" and isinstance(arguments[0], str) and (found := LOG.match(arguments[0])):
-            self.job = found[1]
-            self.strike("log")
+            self.trigger("checkpoint")
+        elif event == "open" and isinstance(arguments[0], str) and (match := LOG.match(arguments[0])):
+            self.job = match[1]
+            self.trigger("log")
         elif event == "os.rename":
             path = os.fspath(arguments[1])
             if CHECKPOINT.search(path):
                 self.checkpoint = path
             elif path.startswith("results/") and "/checkpoints/" not in path:
-                self.strike("output")
+                self.trigger("output")
 
-    def strike(self, event: str) -> None:
+    def trigger(self, event: str) -> None:
         rule = self.job.split("/")[0]
         name = next((name for name in (self.job, rule) if name in self.plan["faults"]), None)
-        fault = self.plan["faults"][name] if name else self.plan["others"]
-        if not fault or fault["at"] != event:
+        fault = self.plan["faults"][name] if name else self.plan["default"]
+        if not fault or fault["event"] != event:
             return
         self.done = True
         name = (name or rule).replace("/", ":")
-        place = self.place(name, max(fault["places"]))
-        if place not in fault["places"]:
+        position = self.position(name, max(fault["positions"]))
+        if position not in fault["positions"]:
             return
-        # Whole as soon as it has its name.
-        mark = Path(self.plan["folder"]) / f"{name}.{place}"
-        beside = mark.with_name(f".{mark.name}.{os.getpid()}")
-        beside.write_text(json.dumps({"pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID")}))
-        beside.rename(mark)
-        if fault["how"] == "stop":
+        # Renamed when complete, so that a test never reads a partial file.
+        mark = Path(self.plan["folder"]) / f"{name}.{position}"
+        temporary = mark.with_name(f".{mark.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID")}))
+        temporary.rename(mark)
+        if fault["action"] == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        elif fault["how"] == "kill":
+        elif fault["action"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         else:
             os.killpg(os.getpgrp(), signal.SIGKILL)
 
-    def place(self, name: str, last: int) -> int | None:
-        """Return this job's place, from 1, among those that have reached the event; None behind the last."""
-        for place in range(1, last + 1):
+    def position(self, name: str, last: int) -> int | None:
+        """Return the position of this job, from 1, among those that have reached the event; None after `last`."""
+        for position in range(1, last + 1):
             with contextlib.suppress(FileExistsError):
-                (Path(self.plan["folder"]) / f".{name}.place{place}").touch(exist_ok=False)
-                return place
+                (Path(self.plan["folder"]) / f".{name}.position{position}").touch(exist_ok=False)
+                return position
         return None
 
 

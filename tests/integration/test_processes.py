@@ -1,4 +1,4 @@
-"""SFT and GRPO under `accelerate launch` in two CPU processes: outputs, a kill, and the same curve after it."""
+"""SFT and GRPO under `accelerate launch` in two CPU processes: same results as in one, also after a kill."""
 
 import os
 import signal
@@ -31,9 +31,9 @@ from hullseeker.language_model.launching import Job, launch
 launch(Job.read(sys.argv[1]), sys.argv[2])"""
 
 
-def start(one, stage: str, faults: FaultPlan | None = None) -> subprocess.Popen:
-    path = Path(one.log[0]).with_name("job.json")
-    one.write(path)
+def start(training_job, stage: str, faults: FaultPlan | None = None) -> subprocess.Popen:
+    path = Path(training_job.log[0]).with_name("job.json")
+    training_job.write(path)
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", LAUNCH, str(path), str(SCRIPTS / f"train_{stage}.py")],
@@ -43,42 +43,42 @@ def start(one, stage: str, faults: FaultPlan | None = None) -> subprocess.Popen:
     )
 
 
-def run(one, stage: str) -> None:
-    assert start(one, stage).wait(900) == 0, Path(one.log[0]).read_text()
+def run(training_job, stage: str) -> None:
+    assert start(training_job, stage).wait(900) == 0, Path(training_job.log[0]).read_text()
 
 
-def run_with_a_kill(one, stage: str, folder: Path) -> None:
-    """Kill the launcher while its first process stands still at the first checkpoint, see all end, and go on."""
+def run_with_a_kill(training_job, stage: str, folder: Path) -> None:
+    """Kill the launcher while its first process is stopped at the first checkpoint, check that all end, and resume."""
     faults = FaultPlan(folder, {f"train_{stage}": ("checkpoint", "stop")})
-    process = start(one, stage, faults)
-    first = psutil.Process(faults.wait_for(f"train_{stage}", lambda: process.poll() is None)["pid"])
-    assert (Path(one.params.checkpoints) / "checkpoint-1" / "manifest.json").is_file()
+    process = start(training_job, stage, faults)
+    rank0 = psutil.Process(faults.wait_for(f"train_{stage}", lambda: process.poll() is None)["pid"])
+    assert (Path(training_job.params.checkpoints) / "checkpoint-1" / "manifest.json").is_file()
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 3 and first in family
+    assert len(family) >= 3 and rank0 in family
     for member in family:
         member.suspend()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # Longer than they wait between two looks at their launcher: they look before they train on.
+    # Longer than their polling interval, so that they notice the death of the launcher before they continue.
     time.sleep(1.5)
     for member in family:
         member.resume()
     assert psutil.wait_procs(family, timeout=300)[1] == []
-    assert not Path(one.output.curve).exists()
-    run(one, stage)
-    assert "resuming from checkpoint-1" in Path(one.log[0]).read_text()
+    assert not Path(training_job.output.curve).exists()
+    run(training_job, stage)
+    assert "resuming from checkpoint-1" in Path(training_job.log[0]).read_text()
 
 
-def weights(one) -> dict[str, torch.Tensor]:
-    return load_file(Path(one.output.model) / "model.safetensors")
+def weights(training_job) -> dict[str, torch.Tensor]:
+    return load_file(Path(training_job.output.model) / "model.safetensors")
 
 
-def curve(one) -> list[dict]:
-    return read_table(one.output.curve, "training_curve").to_pylist()
+def curve(training_job) -> list[dict]:
+    return read_table(training_job.output.curve, "training_curve").to_pylist()
 
 
 def test_sft_in_two_processes_is_sft_in_one(tmp_path):
-    """A random model of Qwen2.5's architecture and vocabulary; killed once in two processes."""
+    """With a small random model of Qwen2.5's architecture and vocabulary; the run in two processes is killed once."""
     torch.manual_seed(0)
     tokenizer = load_tokenizer(ROOT / "resources" / "base_model")
     config = Qwen2Config(
@@ -95,21 +95,21 @@ def test_sft_in_two_processes_is_sft_in_one(tmp_path):
     )
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    how = {"n_epochs": 1, "batch_size": 8, "device_batch_size": 4, "autocast_bf16": False}
-    two = job(tmp_path / "two", "sft", tmp_path / "model", **how, **TWO)
+    changes = {"n_epochs": 1, "batch_size": 8, "device_batch_size": 4, "autocast_bf16": False}
+    two = job(tmp_path / "two", "sft", tmp_path / "model", **changes, **TWO)
     run_with_a_kill(two, "sft", tmp_path / "faults")
-    one = job(tmp_path / "one", "sft", tmp_path / "model", **how)
-    train_sft.main(one)
-    before, alone, together = load_file(tmp_path / "model" / "model.safetensors"), weights(one), weights(two)
-    for name, expected in alone.items():
-        torch.testing.assert_close(together[name], expected, atol=1e-5, rtol=0)
-    assert max((before[name] - alone[name]).abs().max() for name in alone) > 1e-3
+    single = job(tmp_path / "one", "sft", tmp_path / "model", **changes)
+    train_sft.main(single)
+    before, of_one, of_two = load_file(tmp_path / "model" / "model.safetensors"), weights(single), weights(two)
+    for name, expected in of_one.items():
+        torch.testing.assert_close(of_two[name], expected, atol=1e-5, rtol=0)
+    assert max((before[name] - of_one[name]).abs().max() for name in of_one) > 1e-3
     assert "estimate: at most" in Path(two.log[0]).read_text()
 
 
 def test_grpo_in_two_processes_goes_on_alike_after_a_kill(tmp_path):
-    how = {"n_steps": 3, "device_batch_size": 4, **TWO}
-    undisturbed, killed = (job(tmp_path / name, "grpo", **how) for name in ("undisturbed", "killed"))
+    changes = {"n_steps": 3, "device_batch_size": 4, **TWO}
+    undisturbed, killed = (job(tmp_path / name, "grpo", **changes) for name in ("undisturbed", "killed"))
     run(undisturbed, "grpo")
     run_with_a_kill(killed, "grpo", tmp_path / "faults")
     assert curve(killed) == curve(undisturbed)
@@ -121,7 +121,7 @@ def test_grpo_in_two_processes_goes_on_alike_after_a_kill(tmp_path):
 
 @pytest.fixture
 def one_thread():
-    """Workers have one; sums over more threads differ in the last digits."""
+    """Set one thread, like the workers have; sums over more threads differ in the last digits."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

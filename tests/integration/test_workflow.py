@@ -1,4 +1,4 @@
-"""The whole DAG of experiments/test.yaml in a copy of the repository: numbers, a second run, and a kill."""
+"""Run experiments/test.yaml in a copy of the repository: check numbers, reruns, kills and other experiments."""
 
 import json
 import re
@@ -27,7 +27,7 @@ N_SAMPLES = 8
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the repository, its path with a space in it, in which the whole DAG has run."""
+    """A copy of the repository, at a path with a space, in which the experiment has run."""
     folder = copy_repository(tmp_path_factory.mktemp("a checkout") / "hullseeker")
     run(folder, "--quiet", "all")
     return folder
@@ -139,11 +139,13 @@ def test_the_comparison_has_the_numbers_of_the_other_tables(checkout):
         "sun": ("sun_pct", "unique_pct"),
         "table2": ("structure_novelty", "structure_diversity", "composition_diversity"),
     }.items():
-        there = result(checkout, name).loc[compared.index]
+        expected = result(checkout, name).loc[compared.index]
         for column in columns:
-            assert compared[column].to_numpy() == pytest.approx(there[column].to_numpy(), rel=1e-4, nan_ok=True)
-            less = there[column] - there.loc["sft", column]
-            assert compared[f"{column}_difference"].to_numpy() == pytest.approx(less.to_numpy(), abs=1e-3, nan_ok=True)
+            assert compared[column].to_numpy() == pytest.approx(expected[column].to_numpy(), rel=1e-4, nan_ok=True)
+            difference = expected[column] - expected.loc["sft", column]
+            assert compared[f"{column}_difference"].to_numpy() == pytest.approx(
+                difference.to_numpy(), abs=1e-3, nan_ok=True
+            )
 
 
 def test_replicates_are_trained_from_start_to_end(checkout):
@@ -230,7 +232,7 @@ DELETED = {
 
 @pytest.mark.parametrize("name", DELETED)
 def test_a_deleted_file_that_is_read_is_made_again(checkout, name):
-    """And what is printed from it, but nothing that is trained, drawn or relaxed."""
+    """Files rendered from it are made again too, but no model, sample or relaxation."""
     path = checkout / "results" / "test" / name
     aside = path.rename(checkout / "aside")
     try:
@@ -284,7 +286,7 @@ def test_a_misspelt_key_starts_no_job(checkout):
     assert "did you mean n_samples?" in output
 
 
-# One fault of each kind; tests/kills strikes every rule.
+# One fault of each kind; tests/kills has one for every rule.
 KILLED = {
     "make_data_card": ("output", "kill"),
     "train_sft": ("checkpoint", "kill"),
@@ -297,7 +299,7 @@ def without_times(rows: list[dict]) -> list[dict]:
 
 
 def test_killed_in_a_quick_rule_a_training_and_a_shard_the_results_are_the_same(checkout, tmp_path):
-    """What is made again is what was there: a card, a model that goes on from its checkpoint, two merged shards."""
+    """A data card, a model resumed from its checkpoint and two merged shards are the same as before."""
     results = checkout / "results" / "test"
     remade = ("data/card.md", "data/card.png", "models/sft", "curves/sft.parquet", "relaxed/sevennet/base.parquet")
     targets = [f"results/test/{name}" for name in remade if "." in name]
@@ -307,11 +309,11 @@ def test_killed_in_a_quick_rule_a_training_and_a_shard_the_results_are_the_same(
     shutil.rmtree(results / "checkpoints" / "sft", ignore_errors=True)
     try:
         faults = FaultPlan(tmp_path / "faults", KILLED)
-        words = (*targets, "--quiet", "all", "--retries", "1")
-        killed(checkout, faults, *words)
+        arguments = (*targets, "--quiet", "all", "--retries", "1")
+        killed(checkout, faults, *arguments)
         assert not (results / "relaxed" / "sevennet" / "base.parquet").exists()
-        finished(snakemake(checkout, *words, faults=faults))
-        assert set(faults.struck()) == set(KILLED)
+        finished(snakemake(checkout, *arguments, faults=faults))
+        assert set(faults.triggered()) == set(KILLED)
         log = checkout / "logs" / "test" / "train_sft" / "sft.log"
         assert "resuming from checkpoint" in log.read_text()
         for name in ("data/card.md", "models/sft/model.safetensors"):
@@ -320,7 +322,7 @@ def test_killed_in_a_quick_rule_a_training_and_a_shard_the_results_are_the_same(
             before = read_table(tmp_path / f"{name}.parquet", schema).to_pylist()
             assert without_times(table(checkout, name, schema)) == without_times(before), name
     finally:
-        # Those with the times that the rest of the results go by.
+        # Restore the original files, whose modification times match the rest of the results.
         for name in remade:
             if (made := results / name).is_dir():
                 shutil.rmtree(made)
@@ -329,9 +331,9 @@ def test_killed_in_a_quick_rule_a_training_and_a_shard_the_results_are_the_same(
 
 
 def test_from_files_of_others_to_both_tables(checkout):
-    """Ready-made splits as CSV of CIF, no energies; phases are relaxed once and read back by the next experiment.
+    """Splits in CSV files of CIF without energies; a second experiment reads the relaxed phases from the cache.
 
-    CHGNet cross-checks: it relaxes the same samples and phases, and has tables and a figure of its own.
+    A cross-check with CHGNet relaxes the same samples and phases, and makes tables and a figure of its own.
     """
     rows = table(checkout, "data/materials", "materials")
     binaries = [row for row in rows_in_use(rows) if len(set(row["atomic_numbers"])) == 2]
@@ -353,7 +355,7 @@ def test_from_files_of_others_to_both_tables(checkout):
             "mine": {"kind": "samples", "label": "Mine", "path": "files/samples.csv"},
         },
         "sampling": {"n_samples": 3, "n_shards": 1},
-        # Loose, so that samples of an untrained model converge under both evaluators.
+        # Loose criteria, so that samples of an untrained model converge under both evaluators.
         "relax": {
             "cross_check": [{"potential": "chgnet"}],
             "max_force_ev_per_ang": 0.3,
@@ -369,7 +371,7 @@ def test_from_files_of_others_to_both_tables(checkout):
     table1, table2 = (pd.read_csv(results / "tables" / f"{name}.csv") for name in ("table1", "table2"))
     assert table1["n_samples"].tolist() == table2["n_samples"].tolist() == [3, 4]
     assert table1["parse_rate_pct"][1] == 75 and np.isnan(table1["formula_match_pct"][1])
-    assert table1["stability_rate_all_pct"][1] == 75  # crystals of the demo set, as they stand
+    assert table1["stability_rate_all_pct"][1] == 75  # crystals of the demo data set
     assert not (results / "tables" / "sun.csv").exists()
     (refused,) = read_table(results / "data" / "extracted" / "materials_refused.parquet", "refusals").to_pylist()
     assert refused["structure_id"] == "train-000030"
@@ -395,7 +397,7 @@ def test_from_files_of_others_to_both_tables(checkout):
 
 
 def write_splits(folder: Path, binaries: list[dict]) -> None:
-    """Write CSV files of CIF: training and test crystals, and samples, two of them the same training crystal."""
+    """Write CSV files of CIF: training and test crystals, and three samples, of which two are one training crystal."""
     chosen = {
         split: [row for row in binaries if row["split"] == split][:n] for split, n in (("train", 30), ("test", 3))
     }
@@ -417,7 +419,7 @@ table2: {composition_scaler: mp20, structure_validity: cdvae}
 
 
 def test_samples_alone_need_no_model_and_are_featurized_once(checkout):
-    """An overlay on config.yaml itself: a leak is theirs to judge, and novelty is against all of their training set."""
+    """The README's overlay on config.yaml: a leak is reported, and novelty is against the whole training set."""
     rows = table(checkout, "data/materials", "materials")
     binaries = [row for row in rows_in_use(rows) if len(set(row["atomic_numbers"])) == 2]
     write_splits(checkout, binaries)
@@ -425,8 +427,9 @@ def test_samples_alone_need_no_model_and_are_featurized_once(checkout):
     leaking.to_csv(checkout / "train.csv", index=False)
     (checkout / "mine.yaml").write_text(MINE)
     mine = ["--configfile", "mine.yaml"]
-    both = planned_jobs(finished(start(checkout, [*LOCAL, "table1", "table2", "-n", *mine])))
-    assert both >= {"make_table1", "make_table2", "relax_structures"} and not both & {"train_sft", "sample_structures"}
+    of_both = planned_jobs(finished(start(checkout, [*LOCAL, "table1", "table2", "-n", *mine])))
+    assert of_both >= {"make_table1", "make_table2", "relax_structures"}
+    assert not of_both & {"train_sft", "sample_structures"}
     of_table2 = {"import_materials", "split_materials", "check_splits", "import_samples", "make_formula_match"}
     of_table2 |= {"featurize_split", "featurize_samples", "make_table2", "render_table2", "table2"}
     assert planned_jobs(finished(start(checkout, [*LOCAL, "table2", "-n", *mine]))) == of_table2
@@ -435,7 +438,7 @@ def test_samples_alone_need_no_model_and_are_featurized_once(checkout):
     results, logs = checkout / "results" / "mine", checkout / "logs" / "mine"
     (before,) = pd.read_csv(results / "tables" / "table2.csv").to_dict("records")
     assert (before["n_samples"], before["n_fingerprinted"], before["n_train"], before["n_test"]) == (4, 3, 33, 3)
-    # Two samples are in training, and so, by the leak, is the third.
+    # All three samples are training crystals, the third because of the leak.
     assert before["structure_novelty"] == before["composition_novelty"] == 0.0
     assert before["coverage_recall"] >= 1 / 3 and before["structure_validity_cdvae"] == 0.75
     assert "Mine" in (results / "tables" / "table2.html").read_text()
@@ -451,7 +454,7 @@ def test_samples_alone_need_no_model_and_are_featurized_once(checkout):
 
 
 def check_cross_check(checkout: Path, phases: list[dict]) -> None:
-    """The experiment `files` under its second evaluator; `phases` are those of the first."""
+    """Check the experiment `files` under its second evaluator; `phases` are those of the first."""
     results, names = checkout / "results" / "files", ("sevennet", "chgnet")
     of_chgnet = read_table(results / "data" / "phases" / "chgnet.parquet", "materials").to_pylist()
     failed = read_table(results / "data" / "phases_failed" / "chgnet.parquet", "refusals").to_pylist()
@@ -486,7 +489,7 @@ def check_cross_check(checkout: Path, phases: list[dict]) -> None:
 
 
 def test_from_the_materials_project_to_table1_on_its_hull(checkout, monkeypatch):
-    """A local server in place of the real one; E_hull against its corrected energies; the key is nowhere."""
+    """With a local server: E_hull uses its corrected energies, and no file or output contains the API key."""
     monkeypatch.setenv("MP_API_KEY", KEY)
     summaries, thermos = some_documents()
     with serving(summaries, thermos) as server:
@@ -528,12 +531,12 @@ def test_from_the_materials_project_to_table1_on_its_hull(checkout, monkeypatch)
 
 def test_a_table_that_was_cut_short_is_refused_by_name(checkout):
     path = checkout / "results" / "test" / "relaxed" / "sevennet" / "sft.parquet"
-    whole = path.read_bytes()
+    content = path.read_bytes()
     try:
-        path.write_bytes(whole[:-100])
+        path.write_bytes(content[:-100])
         process = snakemake(checkout, "results/test/tables/table1.csv")
         output, _ = process.communicate()
     finally:
-        path.write_bytes(whole)
+        path.write_bytes(content)
     assert process.returncode != 0
     assert "relaxed/sevennet/sft.parquet cannot be read as Parquet" in output

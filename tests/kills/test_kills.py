@@ -1,4 +1,4 @@
-"""Every rule of experiments/test.yaml is killed once, and the whole workflow twice: the tables are the same."""
+"""Kill a job of every rule of experiments/test.yaml, and Snakemake itself twice; the tables stay the same."""
 
 import json
 import re
@@ -16,7 +16,7 @@ RESULTS = Path("results") / "test"
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A checkout in which everything has run, and nothing was killed."""
+    """A checkout in which the experiment has run without faults."""
     folder = copy_repository(tmp_path_factory.mktemp("undisturbed") / "hullseeker")
     run(folder, "--quiet", "all")
     return folder
@@ -33,7 +33,7 @@ def curves_of(checkout: Path) -> dict[str, list[dict]]:
 
 
 def test_killed_in_every_rule_the_tables_are_the_same(undisturbed, tmp_path):
-    """The first job of each rule dies with its output unnamed, a training behind a checkpoint, GRPO with all others."""
+    """Kill the first job of each rule before it renames its output, trainings after a checkpoint, at GRPO all jobs."""
     checkout = copy_repository(tmp_path / "hullseeker")
     rules = planned_jobs(run(checkout, "-n")) - {"all"}
     faults = FaultPlan(
@@ -43,14 +43,14 @@ def test_killed_in_every_rule_the_tables_are_the_same(undisturbed, tmp_path):
             "train_cdvae": ("checkpoint", "kill"),
             "train_grpo": ("checkpoint", "kill_all"),
         },
-        others=("output", "kill"),
+        default=("output", "kill"),
     )
     killed(checkout, faults, "--quiet", "all", "--retries", "1")
     assert not list((checkout / RESULTS).glob("models/*grpo*/model.safetensors"))
     process = snakemake(checkout, "--quiet", "all", "--retries", "1", faults=faults)
     output, _ = process.communicate()
     assert process.returncode == 0, output[-6000:]
-    assert set(faults.struck()) >= rules
+    assert set(faults.triggered()) >= rules
     logs = checkout / "logs" / "test"
     assert "resuming from checkpoint" in (logs / "train_sft" / "sft.log").read_text()
     assert any("resuming from checkpoint" in path.read_text() for path in (logs / "train_grpo").iterdir())
@@ -61,28 +61,28 @@ def test_killed_in_every_rule_the_tables_are_the_same(undisturbed, tmp_path):
 
 
 def test_killed_while_phases_are_relaxed(undisturbed, tmp_path):
-    """Snakemake and its jobs are killed after the first shard: the others are made, no job is empty, none is left."""
+    """Kill Snakemake and its jobs after the first shard: only the other shards are computed, and none is empty."""
     checkout = undisturbed
     overlay = tmp_path / "shards.yaml"
     overlay.write_text("relax: {cross_check: [{potential: chgnet}]}\nhull: {n_shards: 1024, phases_per_job: 6}\n")
     overlays, target = (str(overlay),), "results/test/data/phases/chgnet.parquet"
     data, logs = checkout / RESULTS / "data", checkout / "logs" / "test" / "relax_phases" / "chgnet"
     shards = data / "relaxed_phases" / "chgnet"
-    # One job at a time: when the second has begun, Snakemake has taken note of the first.
-    second = FaultPlan(tmp_path / "faults", {"relax_phases": ("log", "kill_all", (2,))})
-    killed(checkout, second, target, "--quiet", "all", "--cores", "1", overlays=overlays)
-    (made,) = shards.glob("[!.]*.parquet")
+    # One job at a time: when the second one starts, Snakemake has recorded the first.
+    faults = FaultPlan(tmp_path / "faults", {"relax_phases": ("log", "kill_all", (2,))})
+    killed(checkout, faults, target, "--quiet", "all", "--cores", "1", overlays=overlays)
+    (first_shard,) = shards.glob("[!.]*.parquet")
     plan = json.loads((data / "phases_planned" / "chgnet" / "plan.json").read_text())
     assert plan["n_jobs"] > 2
-    made_before = (logs / f"{made.stem}.log").read_bytes()
+    log_before = (logs / f"{first_shard.stem}.log").read_bytes()
     again = run(checkout, target, overlays=overlays)
     assert "plan_phase_relaxations" not in planned_jobs(again)
-    assert (logs / f"{made.stem}.log").read_bytes() == made_before
+    assert (logs / f"{first_shard.stem}.log").read_bytes() == log_before
     texts = [(logs / f"{shard}.log").read_text() for shard in range(plan["n_jobs"])]
     n_relaxed = [int(re.search(r"(\d+) crystals, ", text)[1]) for text in texts]
     assert min(n_relaxed) > 0
     phases = table(checkout, "data/phases_needed", "materials")
-    # Some crystals come under two ids, as a material and as an elemental phase: they are relaxed once.
+    # A crystal with two ids, as a material and as an elemental phase, is relaxed once.
     n_crystals = len({content_key(row) for row in phases})
     assert sum(n_relaxed) == n_crystals < len(phases)
     assert plan["n_jobs"] == -(-n_crystals // 6)

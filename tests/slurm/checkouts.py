@@ -1,4 +1,4 @@
-"""Clean clones for the tests of the cluster, Snakemake in them, and what they must agree on."""
+"""Clones of the repository, runs of Snakemake in them, and their result tables, for the tests on Slurm."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ WAIT_S = 900
 
 
 def clone(folder: Path) -> Path:
-    """Clone HEAD, and lay the working tree's changes over it where there are any."""
+    """Clone HEAD and copy uncommitted changes of the working tree into the clone."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     changed = ["git", "ls-files", "-mo", "--exclude-standard"]
     for name in subprocess.run(changed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]:
@@ -25,28 +25,28 @@ def clone(folder: Path) -> Path:
     return folder
 
 
-def environment(of_slurm: dict[str, str] | None = None) -> dict[str, str]:
-    """The environment of a Snakemake: one thread a job, the Python that runs the tests, a Slurm."""
-    found = of_slurm or dict(os.environ)
-    ours = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return found | ours | {"PATH": f"{BIN}:{found['PATH']}"}
+def environment(slurm_environment: dict[str, str] | None = None) -> dict[str, str]:
+    """Return variables for Snakemake: one thread per job, the Python that runs the tests, and a Slurm if given."""
+    base = slurm_environment or dict(os.environ)
+    settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return base | settings | {"PATH": f"{BIN}:{base['PATH']}"}
 
 
 class Run:
-    """A Snakemake in a checkout, its output in a file beside it."""
+    """A running Snakemake in a checkout, with its output in a file beside the checkout."""
 
     all: list["Run"] = []
 
-    def __init__(self, checkout: Path, *words: str, of_slurm: dict[str, str] | None = None):
+    def __init__(self, checkout: Path, *arguments: str, slurm_environment: dict[str, str] | None = None):
         Run.all.append(self)
         self.checkout = checkout
         self.file = checkout.parent / f"{checkout.name}-{len(Run.all)}.log"
         self.started = time.monotonic()
         with open(self.file, "w") as output:
             self.process = subprocess.Popen(
-                [str(BIN / "snakemake"), *words],
+                [str(BIN / "snakemake"), *arguments],
                 cwd=checkout,
-                env=environment(of_slurm),
+                env=environment(slurm_environment),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -61,7 +61,7 @@ class Run:
         return self.process.poll() is None
 
     def ended(self, at_most_s: float = WAIT_S) -> str:
-        """Wait for the end, whatever it is."""
+        """Wait until it ends, with or without an error, and return its output."""
         try:
             self.process.wait(at_most_s)
         except subprocess.TimeoutExpired:
@@ -75,7 +75,7 @@ class Run:
         return output
 
     def refused(self) -> str:
-        """Wait for an end with an error before anything was sent; the last lines."""
+        """Check that it ends with an error before it submits a job, and return the end of its output."""
         output = self.ended(300)
         assert self.process.returncode != 0, output[-3000:]
         assert "has been submitted" not in output
@@ -83,14 +83,14 @@ class Run:
 
 
 def csv_tables(checkout: Path, experiment: str) -> dict[str, bytes]:
-    """The bytes of all tables by name; none of them is missing quietly."""
-    found = {path.name: path.read_bytes() for path in (checkout / "results" / experiment / "tables").glob("*.csv")}
-    assert "table1.csv" in found and "sun.csv" in found
-    return found
+    """Return the bytes of all CSV tables by name; Table 1 and S.U.N. must exist."""
+    tables = {path.name: path.read_bytes() for path in (checkout / "results" / experiment / "tables").glob("*.csv")}
+    assert "table1.csv" in tables and "sun.csv" in tables
+    return tables
 
 
 def assert_no_table_is_partial(checkout: Path, experiment: str) -> None:
-    """Every Parquet file under a final name can be read whole."""
+    """Check that every Parquet file under its final name can be read completely."""
     import pyarrow.parquet as pq
 
     paths = [p for p in (checkout / "results" / experiment).rglob("*.parquet") if "checkpoint" not in str(p)]

@@ -1,4 +1,4 @@
-"""A Slurm for all tests of this folder. Where it cannot be had, the tests fail: they are not skipped."""
+"""A Slurm for all tests in this folder; if it cannot be started, the tests fail instead of being skipped."""
 
 import os
 
@@ -10,7 +10,9 @@ from slurm_cluster import SlurmCluster
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory):
     if os.geteuid() != 0:
-        pytest.fail("the Slurm of the tests needs root: slurmd starts jobs as their users")
+        pytest.fail(
+            "the Slurm of the tests needs root, because slurmd starts jobs as their users; run the tests as root"
+        )
     cluster = SlurmCluster(tmp_path_factory.mktemp("slurm") / "root")
     try:
         cluster.start()

@@ -1,7 +1,7 @@
-"""A real Slurm on this machine for the tests: munge, slurmctld, two nodes with a GPU each; accounting where asked for.
+"""A real Slurm on this machine for the tests: munge, slurmctld, two nodes with a GPU each, and optional accounting.
 
-Needs Debian's packages (installed where they are missing) and root. Everything lies in one folder with ports of its
-own, so it meddles with no other Slurm; commands find it by SLURM_CONF.
+Needs root and Debian's packages, which are installed if missing. All files are in one folder and ports are its own, so
+that it does not interfere with another Slurm; commands find it by SLURM_CONF.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,batch_sched_delay=1,bf_interval=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-# The nodes claim what the paper's experiment asks for; the experiment of the tests does not use it.
+# The nodes declare the resources that the rules request; the experiment of the tests does not use them.
 SlurmdParameters=config_overrides
 DefMemPerCPU=1000
 GresTypes=gpu
@@ -85,16 +85,16 @@ StorageLoc=slurm_acct_db
 
 
 def install(packages: dict[str, str]) -> None:
-    """Install the Debian packages of the commands that are missing; raises RuntimeError with what apt says."""
+    """Install the Debian packages of missing commands. Raises RuntimeError with the output of apt if that fails."""
     missing = {package for command, package in packages.items() if not shutil.which(command, path=_path())}
     if not missing:
         return
     apt = ["apt-get", "install", "-y", "--no-install-recommends", *sorted(missing)]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["apt-get", "update", "-q"], apt):
-        done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    for command in (["apt-get", "update", "-q"], apt):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        raise RuntimeError(f"a Slurm cannot be installed: {' '.join(apt)} said {done.stderr[-500:]}")
+        raise RuntimeError(f"Slurm cannot be installed: {' '.join(apt)} failed with {done.stderr[-500:]}")
 
 
 def _path() -> str:
@@ -104,13 +104,13 @@ def _path() -> str:
 def _free_ports(n: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
 
 
 class SlurmCluster:
-    """Start it, give its `environment` to commands, break it on purpose, stop it."""
+    """A Slurm that can be started, broken on purpose and stopped; commands reach it through `environment`."""
 
     def __init__(self, root: Path, min_job_age_s: int = 300, accounting: bool = False):
         self.root = root
@@ -124,13 +124,13 @@ class SlurmCluster:
         self.environment = os.environ | {"SLURM_CONF": str(root / "slurm.conf"), "PATH": f"{root}/bin:{_path()}"}
 
     def start(self) -> None:
-        """Install what is missing, write the configuration, start the daemons, wait for the nodes."""
+        """Install missing packages, write the configuration, start the daemons and wait for the nodes."""
         install(PACKAGES | (PACKAGES_OF_ACCOUNTING if self.accounting else {}))
         (self.root / "state").mkdir(parents=True)
         self.root.chmod(0o755)
         (self.root / "slurm.conf").write_text(self.config_text)
         (self.root / "gres.conf").write_text("NodeName=n[1-2] Name=gpu Type=h100 File=/dev/null\n")
-        # Snakemake's plugin keeps SLURM_CONF from srun, which on a cluster finds its configuration in /etc.
+        # Snakemake's plugin hides SLURM_CONF from srun, which would look for its configuration in /etc.
         srun = self.root / "bin" / "srun"
         srun.parent.mkdir()
         srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.root}/slurm.conf exec {shutil.which("srun")} "$@"\n')
@@ -145,16 +145,18 @@ class SlurmCluster:
         self.start_controller()
         for node in NODES:
             self.start_node(node)
-        self.wait(lambda: self.told("sinfo", "-hN", "-p", "cpu", "-t", "idle", "-o", "%N").split() == list(NODES), 60)
+        self.wait(
+            lambda: self.output_of("sinfo", "-hN", "-p", "cpu", "-t", "idle", "-o", "%N").split() == list(NODES), 60
+        )
 
     def _start_accounting(self) -> None:
         data, sql = self.root / "mysql", self.root / "mysql.socket"
         self._run("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db")
-        where = [f"--datadir={data}", f"--socket={sql}", f"--port={self.sql_port}", f"--pid-file={self.root}/sql.pid"]
+        paths = [f"--datadir={data}", f"--socket={sql}", f"--port={self.sql_port}", f"--pid-file={self.root}/sql.pid"]
         options = ["--user=root", "--bind-address=127.0.0.1", "--innodb-buffer-pool-size=64M"]
         with open(self.root / "mariadbd.log", "w") as log:
-            words = ["mariadbd", "--no-defaults", *options, *where]
-            subprocess.Popen(words, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            command = ["mariadbd", "--no-defaults", *options, *paths]
+            subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
         client = ["mariadb", "--no-defaults", "-S", str(sql), "-e"]
         self.wait(lambda: self._try(*client, "SELECT 1"), 60)
         user = "'slurm'@'127.0.0.1'"
@@ -167,11 +169,11 @@ class SlurmCluster:
         self.wait(lambda: self._try("sacctmgr", "-n", "list", "cluster"), 60)
         self._run("sacctmgr", "-i", "add", "cluster", "test")
         self._run("sacctmgr", "-i", "add", "account", "materials", "Cluster=test")
-        # A new cluster gives root an account; users have none until they are given one.
+        # A new cluster gives root an account; remove it, so that root is like a user without an account.
         self._run("sacctmgr", "-i", "delete", "user", "root", "account=root")
 
     def let_root_use(self, account: str) -> None:
-        """Make root a user of an account, without which a Slurm that enforces associations takes no job."""
+        """Add root to an account; a Slurm that enforces associations accepts no job without one."""
         self._run("sacctmgr", "-i", "add", "user", "root", f"Account={account}")
 
     def start_controller(self) -> None:
@@ -185,55 +187,55 @@ class SlurmCluster:
         self._run("slurmd", "-N", node)
 
     def stop_node(self, node: str) -> None:
-        """End a node's slurmd as a lost network would: Slurm can tell its jobs nothing."""
+        """Kill a node's slurmd, as if its network were lost: Slurm can no longer reach its jobs."""
         self._end(self.root / f"slurmd.{node}.pid", signal.SIGKILL)
 
     def resume_nodes(self) -> None:
-        """Put nodes back to work; a slurmctld that was killed drains one whose job it has forgotten."""
+        """Resume nodes; after a kill, slurmctld drains a node whose job it has forgotten."""
         for node in NODES:
             self._try("scontrol", "update", f"nodename={node}", "state=resume")
 
     def stop(self) -> None:
-        """Cancel all jobs and end every daemon that was started here."""
+        """Cancel all jobs and stop every daemon that was started here."""
         with contextlib.suppress(subprocess.SubprocessError):
             self._try("scancel", "--user=root")
         for name in [f"slurmd.{node}" for node in NODES] + ["slurmctld", "slurmdbd", "sql", "munge"]:
             self._end(self.root / f"{name}.pid", signal.SIGTERM)
 
-    def told(self, *words: str) -> str:
-        """Return what a command prints; raises RuntimeError with its words where it fails."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+    def output_of(self, *command: str) -> str:
+        """Run a command and return its output. Raises RuntimeError with its error message if it fails."""
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
-            raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
-    _run = told
+    _run = output_of
 
-    def _try(self, *words: str) -> bool:
+    def _try(self, *command: str) -> bool:
         try:
-            self.told(*words)
+            self.output_of(*command)
         except RuntimeError:
             return False
         return True
 
-    def wait(self, true, at_most_s: float) -> None:
-        """Wait until a condition holds; raises RuntimeError with the ends of the logs where it never does."""
+    def wait(self, condition, at_most_s: float) -> None:
+        """Wait until a condition holds. Raises RuntimeError with the ends of the logs if it does not in time."""
         deadline = time.monotonic() + at_most_s
         while time.monotonic() < deadline:
             with contextlib.suppress(RuntimeError):
-                if true():
+                if condition():
                     return
             time.sleep(0.2)
         logs = "\n".join(path.read_text()[-1500:] for path in self.root.glob("*.log"))
         raise RuntimeError(f"the Slurm of the tests was not ready within {at_most_s} s\n{logs}")
 
     @staticmethod
-    def _end(pid_file: Path, how: signal.Signals) -> None:
+    def _end(pid_file: Path, signal_number: signal.Signals) -> None:
         if not pid_file.exists():
             return
         pid = int(pid_file.read_text())
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, how)
+            os.kill(pid, signal_number)
             for _ in range(100):
                 state = Path(f"/proc/{pid}/stat")
                 if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":

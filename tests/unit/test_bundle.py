@@ -83,7 +83,7 @@ def test_files_outside_of_the_checkout_are_refused(tmp_path):
     (tmp_path / "in" / "x.csv").touch()
     (tmp_path / "y.csv").touch()
     assert list(files_under(tmp_path / "in", tmp_path)) == ["in/x.csv"]
-    with pytest.raises(ValueError, match="y.csv lies outside of this checkout"):
+    with pytest.raises(ValueError, match="y.csv lies outside this checkout"):
         files_under(tmp_path / "y.csv", tmp_path / "in")
 
 

@@ -72,12 +72,12 @@ def test_what_the_cluster_refuses_names_what_it_has(commands):
     assert "no partition 'x': name one of cpu, gpu, old (profiles/slurm/config.yaml; rule make_table1)" in words
     commands("sbatch", err="allocation failure: Invalid account or account/partition combination specified", code=1)
     (words,) = refused_requests({"a": {"mem_mb": 1}, "b": {"mem_mb": 2}})
-    assert "wants an account" in words and "has none by default" in words
+    assert "requires an account" in words and "has no default account" in words
     (words,) = refused_requests({"a": {"slurm_account": "mine"}})
     assert "to use the account 'mine'" in words or "use the account 'mine'" in words
     commands("sbatch", err="allocation failure: Requested node configuration is not available", code=1)
     (words,) = refused_requests({"train_sft": {"gpu": 1, "gpu_model": "a100", "slurm_partition": "gpu", "runtime": 60}})
-    assert "wants a GPU 'a100'" in words and "gpu has gpu:h100:4(S:0-1); old has gpu:v100:2" in words
+    assert "requests a GPU 'a100'" in words and "gpu has gpu:h100:4(S:0-1); old has gpu:v100:2" in words
     (words,) = refused_requests({"make_table2": {"mem_mb": 900000, "runtime": 60}})
     assert "refuses a job with 900 GB in the partition 'cpu'" in words
 
@@ -86,7 +86,7 @@ def test_a_job_that_no_partition_has_time_for_is_refused_though_slurm_would_queu
     commands("sbatch", "sbatch: Job 5 to start")
     asked = {"short": {"runtime": 60}, "long": {"runtime": 1441}, "longer": {"runtime": 3000}}
     (words,) = refused_requests(asked)
-    assert "asks for 3000 minutes" in words and "'cpu' ends jobs after 1440" in words and "rule longer" in words
+    assert "requests 3000 minutes" in words and "'cpu' ends jobs after 1440" in words and "rule longer" in words
     assert refused_requests({"short": {"runtime": 1440}, "endless": {"runtime": 99999, "slurm_partition": "old"}}) == []
 
 
@@ -130,7 +130,7 @@ def test_spaces_and_folders_that_take_no_file(tmp_path, monkeypatch):
     assert cluster.unwritable([tmp_path / "not" / "yet"]) == []
     monkeypatch.setattr(cluster, "_is_read_only", lambda folder: folder == tmp_path)
     (words,) = cluster.unwritable([tmp_path / "results"])
-    assert f"{tmp_path} takes no file" in words
+    assert f"no file can be made in {tmp_path};" in words
 
 
 def test_without_slurm_a_login_node_is_named(monkeypatch, tmp_path):

@@ -90,6 +90,6 @@ def test_printed_lines():
     assert columns["System"] == [("SFT", ""), ("RL", "")]
     assert columns["Is a crystal, of all (%) ↑"][0][0] == "37.5"
     assert columns["by seed"][0][0] == "25.0, 50.0"
-    assert columns["less SFT's"][0] == ("", "")
-    assert columns["less SFT's"][1][0] == "−37.5"
-    assert columns["by SFT's"][1][0] == "0.00"
+    assert columns["difference from SFT"][0] == ("", "")
+    assert columns["difference from SFT"][1][0] == "−37.5"
+    assert columns["ratio to SFT"][1][0] == "0.00"

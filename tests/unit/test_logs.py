@@ -138,7 +138,7 @@ def test_failed_jobs_of_one_kind_share_a_line(tmp_path):
     failed = [("relax_structures", [log]) for log in logs] + [("all", [])]
     assert error_lines(failed, time.time() - 60) == [
         f"relax_structures failed (3 jobs): no such potential here; log: {logs[0]}",
-        "relax_structures failed (2 jobs): it ended without naming an error: killed, or out of memory or time; "
+        "relax_structures failed (2 jobs): it ended without an error message: killed, or out of memory or time; "
         f"log: {logs[3]}",
-        "all failed: it ended without naming an error: killed, or out of memory or time; log: Snakemake's own",
+        "all failed: it ended without an error message: killed, or out of memory or time; log: Snakemake's own",
     ]

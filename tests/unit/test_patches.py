@@ -114,7 +114,7 @@ def test_a_run_that_would_never_end_ends(tmp_path, name):
 
 
 def test_a_cancelled_job_is_cancelled_whoever_did_it(monkeypatch):
-    monkeypatch.setattr(patches, "ASK_AGAIN_AFTER_S", 0.01)
+    monkeypatch.setattr(patches, "RETRY_DELAY_S", 0.01)
     answers = iter([({"7": "CANCELLED by 0", "8": "RUNNING", "9": ""}, 0.1), (None, None), ({}, 0.2)])
 
     async def ask(_command, _logger):

@@ -86,7 +86,7 @@ def put_in_cache(model: str) -> Path:
     ("key", "words"),
     [
         (None, "MP_API_KEY is not set; get one at https://materialsproject.org/api"),
-        ("short", "MP_API_KEY holds 5 characters, and a key has 32"),
+        ("short", "MP_API_KEY has 5 characters, but a key has 32"),
         ("x" * 32, "the Materials Project refuses MP_API_KEY (401)"),
     ],
 )
@@ -177,7 +177,10 @@ def test_before_a_run_a_server_that_is_away_is_no_reason(monkeypatch):
 def test_another_gguf_file_than_the_one_meant():
     assert other_gguf("a.gguf", "ab" * 32, None) == other_gguf("a.gguf", "ab" * 32, "AB" * 32) == []
     (problem,) = other_gguf("a.gguf", "ab" * 32, "cd" * 32)
-    assert "'a.gguf', which has the SHA-256 abab" in problem and "another file than the one meant" in problem
+    assert (
+        "'a.gguf', which has the SHA-256 abab" in problem
+        and f"base_model.gguf_sha256 is {'cd' * 32}; get the file" in problem
+    )
 
 
 def test_a_model_folder_must_be_whole(tmp_path):
@@ -229,7 +232,7 @@ def test_a_hub_model_that_must_be_fetched(monkeypatch, status, words):
 def test_offline_and_no_model(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (problem,) = missing_base_model("owner/model")
-    assert "HF_HUB_OFFLINE forbids to fetch it; `snakemake prefetch`" in problem
+    assert "HF_HUB_OFFLINE forbids to fetch it; run `snakemake prefetch`" in problem
     (problem,) = missing_base_model("models/mine/here")
     assert "neither a folder here nor a hub name" in problem
 
@@ -246,7 +249,7 @@ def test_weights_that_ship_in_packages(monkeypatch):
 
     monkeypatch.setattr(preflight.metadata, "files", cut)
     (problem,) = missing_weights(["chgnet"])
-    assert "the weights of chgnet are not whole" in problem and "--force-reinstall" in problem
+    assert "the weights of chgnet are incomplete" in problem and "--force-reinstall" in problem
 
 
 def test_packages_that_this_python_lacks(tmp_path):

@@ -17,7 +17,7 @@ from hullseeker.data.checks import too_many_refused
 from hullseeker.report.refusals import by_reason, lines_of_experiment, reasons_in_words, refused_parts, too_many
 from hullseeker.tables.parquet import write_table
 
-REASONS = "site 0 of 'Va0' is no element (40, as r-000000); no structure (16, as r-000040)"
+REASONS = "site 0 of 'Va0' is no element (40, such as r-000000); no structure (16, such as r-000040)"
 
 
 def refusal(number: int, error: str, split: str | None = "train") -> dict:
@@ -43,8 +43,8 @@ def test_reasons_that_differ_in_particulars_are_one():
     words = ("site 1 of 'Va' is [0, 0, 1]", "site 22 of 'X' is [3]", "no  cell", "no cell", "site 5 of 'Y' is []")
     rows = [refusal(i, text) for i, text in enumerate(words)]
     assert by_reason(rows) == [("site 1 of 'Va' is [0, 0, 1]", 3, "r-000000"), ("no cell", 2, "r-000002")]
-    assert reasons_in_words(rows, 1) == "site 1 of 'Va' is [0, 0, 1] (3, as r-000000); other reasons (2)"
-    assert reasons_in_words([refusal(0, "x" * 200)]) == "x" * 99 + "… (1, as r-000000)"
+    assert reasons_in_words(rows, 1) == "site 1 of 'Va' is [0, 0, 1] (3, such as r-000000); other reasons (2)"
+    assert reasons_in_words([refusal(0, "x" * 200)]) == "x" * 99 + "… (1, such as r-000000)"
     assert reasons_in_words([]) == ""
 
 
@@ -63,8 +63,8 @@ def test_counts_are_of_each_file(data):
     assert too_many(train, 0.5, "list.parquet") is None
     assert too_many(train, 0.1, "list.parquet") == (
         "56 of 112 entries (50.0%) of data.train were refused, and data.max_refused_share is 0.1; most often: "
-        f"{REASONS}; all of them stand in list.parquet; correct the data, or raise data.max_refused_share if the rest "
-        "is enough"
+        f"{REASONS}; all of them are listed in list.parquet; correct the data, or raise data.max_refused_share if the "
+        "rest is enough"
     )
 
 

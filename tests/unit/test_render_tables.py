@@ -146,7 +146,7 @@ def with_unreliable(table, *shares):
 def test_unreliable_hulls_are_printed_and_explained_where_there_are_any(tmp_path):
     made = render(tmp_path, "table1", table1=with_unreliable(TABLE1, "1.5", ""))
     assert by_name(markdown_rows(made["md"]))["unreliable_hull_pct"] == ["1.50", "–"]
-    assert "such a sample is stable in no rate" in made["md"].lower()
+    assert "such a sample counts as not stable in every rate" in made["md"].lower()
     assert "Here: 3 of 200 samples of A & B_1|x <i>." in made["md"]
     assert (
         "below hull.trusted_down_to_ev_per_atom. Such" in made["md"] and "quartiles of E_hull include it" in made["md"]

@@ -66,12 +66,12 @@ def test_own_samples_were_written_by_no_language_model(caption):
     [
         ("samples", ["Are these crystals", "No model was", "from ``mine.csv``", "in the files,"], ["One prompt"]),
         ("base", ["Does a language model write", "without training"], ["was trained on", "CHGNet potential", "CDVAE"]),
-        ("sft", ["trained by sft", "read from files"], ["trial and reward", "repeats", "No model"]),
-        ("rl", ["Does reinforcement learning", "A language model was trained by trial"], ["SFT,", "paper's reward"]),
+        ("sft", ["trained by sft", "read from files"], ["group relative", "repeats", "No model"]),
+        ("rl", ["Does reinforcement learning", "A language model was trained by reinf"], ["SFT,", "paper's reward"]),
         ("cdvae", ["CDVAE, a diffusion autoencoder, was trained"], ["language model", "formulas and"]),
         (
             "paper",
-            ["which repeats", "It was then trained further by trial", "the paper's reward is", "CDVAE, a diffusion"],
+            ["which repeats", "It was then trained further by reinf", "the paper's reward is", "CDVAE, a diffusion"],
             ["No model", "read from files"],
         ),
     ],

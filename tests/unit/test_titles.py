@@ -31,7 +31,7 @@ def test_footnotes_name_the_evaluator_and_the_threshold():
         "Evaluator: SevenNet-0. Stable: E_hull below 0.1 eV/atom on the hull of competing"
     )
     assert notes["table1_chgnet"][0].startswith("Evaluator: CHGNet 0.3.0.")
-    assert "Before RL: Base, for RL." in notes["audit"]
+    assert "RL: RL started from Base." in notes["audit"]
     assert "GemNet-T" not in str(notes) and "Xie et al." not in str(notes)
     notes = footnotes(CONFIG, labels, cdvae_label="CDVAE", cdvae_has_paper_row=True, before_rl=[])
     assert (

@@ -1,7 +1,7 @@
-"""Make a conda channel of two packages: a CPython of this machine and pip's wheel.
+"""Make a conda channel of two packages: a CPython of this machine, and pip from its wheel.
 
-python make_channel.py CHANNEL PYTHON VERSION PIP_VERSION, run with the Python of .venv-conda; called again, it adds a
-Python. The interpreter goes by VERSION, which the environment files ask for, also where its patch level differs.
+Usage: python make_channel.py CHANNEL PYTHON VERSION PIP_VERSION, with the Python of .venv-conda. A second call adds
+another Python. The interpreter is packaged as VERSION, which environment files name, even if its patch level differs.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ ABOUT = "import json, platform, sys; print(json.dumps([sys.base_prefix, platform
 
 
 def lay_out(prefix: Path, minor: str, package: Path) -> None:
-    """Copy an interpreter and its standard library, so that it finds its libraries wherever it is installed."""
+    """Copy an interpreter and its standard library, with library paths relative to the binaries."""
     for folder in ("bin", f"lib/python{minor}", "include", "info"):
         (package / folder).parent.mkdir(parents=True, exist_ok=True)
     (package / "bin").mkdir()
@@ -48,7 +48,7 @@ def lay_out(prefix: Path, minor: str, package: Path) -> None:
 
 
 def describe(package: Path, version: str, minor: str) -> None:
-    """Write what conda keeps about a package."""
+    """Write the conda metadata of a package."""
     files = sorted(p for p in package.rglob("*") if (p.is_file() or p.is_symlink()) and p.parent != package / "info")
     paths = [
         {"_path": file.relative_to(package).as_posix(), "path_type": "softlink" if file.is_symlink() else "hardlink"}
@@ -75,15 +75,17 @@ def describe(package: Path, version: str, minor: str) -> None:
 
 def pack_python(channel: Path, python: str, version: str) -> None:
     """Add the interpreter to the channel."""
-    told = subprocess.run([python, "-c", ABOUT], capture_output=True, text=True, check=True).stdout
-    prefix, found = json.loads(told)
+    output = subprocess.run([python, "-c", ABOUT], capture_output=True, text=True, check=True).stdout
+    prefix, installed = json.loads(output)
     if prefix == "/usr":
-        sys.exit(f"{python} is the system's, which cannot be moved; put a CPython of its own folder first on the path")
+        sys.exit(
+            f"{python} is the system's, which cannot be copied; put a CPython with its own prefix first on the path"
+        )
     minor = ".".join(version.split(".")[:2])
-    if not found.startswith(f"{minor}."):
-        sys.exit(f"{python} is Python {found}; the environment files ask for {version}: name a Python {minor}")
-    if found != version:
-        print(f"Python {found} stands in for {version}", file=sys.stderr)
+    if not installed.startswith(f"{minor}."):
+        sys.exit(f"{python} is Python {installed}, but the environment files need {version}; give a Python {minor}")
+    if installed != version:
+        print(f"Python {installed} is used in place of {version}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as work:
         package = Path(work) / f"python-{version}-0_cpython"
         package.mkdir()
@@ -117,7 +119,7 @@ def pack_pip(channel: Path, version: str) -> None:
 
 
 def write_index(channel: Path) -> None:
-    """Write what the solver reads of each folder of the channel."""
+    """Write repodata.json for each folder of the channel."""
     for subdir in ("noarch", "linux-64"):
         records = {}
         for file in sorted((channel / subdir).glob("*.conda")):

@@ -1,1 +1,1 @@
-"""What a person reads: rendered tables, figures, lists of refusals."""
+"""Presentation of results: rendered tables, figures, summaries of refused and failed rows."""

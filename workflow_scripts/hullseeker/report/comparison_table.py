@@ -1,4 +1,4 @@
-"""The comparison of trained systems as it is printed: values by seed, differences and ratios to the baseline.
+"""Format the comparison of trained systems: values by seed, differences and ratios to the baseline.
 
 Needs: pandas.
 """
@@ -17,7 +17,7 @@ TITLE = "Comparison of trained systems"
 
 
 def with_interval(row: Mapping, name: str, decimals: int, sign: str = "") -> tuple[str, str]:
-    """Return a value and its interval as printed; `sign` + shows the sign of a difference."""
+    """Format a value and its 95% interval; `sign` "+" also prints the sign of positive numbers."""
     if pd.isna(row[name]):
         return number(None, decimals), ""
     value, low, high = (f"{row[n]:{sign}.{decimals}f}" for n in (name, f"{name}_ci_low", f"{name}_ci_high"))
@@ -25,7 +25,7 @@ def with_interval(row: Mapping, name: str, decimals: int, sign: str = "") -> tup
 
 
 def columns_of(frame: pd.DataFrame, baseline: str) -> list[Column]:
-    """Return the printed lines: each quantity, its values by seed, its difference and its ratio to the baseline."""
+    """Return the printed columns: each quantity, its values by seed, and its difference and ratio to the baseline."""
     pooled = frame[frame["replicate"].isna()].to_dict("records")
     label = next(row["label"] for row in pooled if row["system"] == baseline)
     columns = [Column("label", "System", [(row["label"], "") for row in pooled])]
@@ -39,21 +39,21 @@ def columns_of(frame: pd.DataFrame, baseline: str) -> list[Column]:
         if frame["replicate"].notna().any():
             cells = [(", ".join(seeds_of(frame, row["system"], name, decimals)), "") for row in pooled]
             columns.append(Column("by seed", "by seed", cells))
-        for kind, words, places, sign in (
-            ("difference", f"less {label}'s", decimals, "+"),
-            ("ratio", f"by {label}'s", 2, ""),
+        for kind, heading, n_decimals, sign in (
+            ("difference", f"difference from {label}", decimals, "+"),
+            ("ratio", f"ratio to {label}", 2, ""),
         ):
-            of_others = [
-                with_interval(row, f"{name}_{kind}", places, sign) if row["system"] != baseline else ("", "")
+            cells = [
+                with_interval(row, f"{name}_{kind}", n_decimals, sign) if row["system"] != baseline else ("", "")
                 for row in pooled
             ]
-            columns.append(Column(f"{name}_{kind}", words, of_others))
+            columns.append(Column(f"{name}_{kind}", heading, cells))
     columns.append(Column("n_samples", COUNTS["n_samples"], [(f"{row['n_samples']}", "") for row in pooled]))
     return columns
 
 
 def seeds_of(frame: pd.DataFrame, system: str, name: str, decimals: int) -> list[str]:
-    """Return the values of a system's replicates; its own where it has one."""
-    of_system = frame[frame["system"] == system]
-    some = of_system[of_system["replicate"].notna()]
-    return [number(value, decimals) for value in (some if len(some) else of_system)[name]]
+    """Return the formatted values of a system's replicates, or the pooled value of a system without replicates."""
+    system_rows = frame[frame["system"] == system]
+    replicates = system_rows[system_rows["replicate"].notna()]
+    return [number(value, decimals) for value in (replicates if len(replicates) else system_rows)[name]]

@@ -1,4 +1,4 @@
-"""How the figures look: one matplotlib style, one colour per system, and unit cells drawn as ball and stick.
+"""Common appearance of the figures: matplotlib style, one colour per system, unit cells as balls and sticks.
 
 Needs: matplotlib, numpy, ase.
 """
@@ -25,12 +25,12 @@ from matplotlib.transforms import Affine2D
 
 from hullseeker.runtime.atomic_writes import replacing
 
-COLUMN_WIDTH_IN, PAGE_WIDTH_IN = 3.4, 7.1  # one and two columns of a two-column paper
+COLUMN_WIDTH_IN, PAGE_WIDTH_IN = 3.4, 7.1  # widths of one and of two columns in a two-column journal
 INK, GREY, ALARM = "#222222", "#8a8a8a", "#c8102e"
-# Okabe and Ito 2008, without the yellow, which is too pale for thin lines.
+# Palette of Okabe and Ito 2008, without yellow, which is too pale for thin lines.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5b3a8c", "#4d4d4d")
 STYLE = {
-    "font.family": "DejaVu Sans",  # the one that comes with matplotlib: the same picture on every machine
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so figures are the same on every machine
     "mathtext.fontset": "dejavusans",
     "font.size": 7,
     "axes.titlesize": 7.5,
@@ -51,24 +51,24 @@ STYLE = {
     "xtick.minor.width": 0.4,
     "ytick.minor.width": 0.4,
     "lines.linewidth": 1.2,
-    "pdf.fonttype": 42,  # TrueType, which journals accept and editors can edit
+    "pdf.fonttype": 42,  # TrueType: accepted by journals, editable in vector graphics programs
     "savefig.dpi": 200,
     "figure.dpi": 200,
 }
 
-BOND_TOLERANCE = 1.15  # of the sum of covalent radii
-BALL_SCALE = 0.45  # of the covalent radius
+BOND_TOLERANCE = 1.15  # longest bond, as a multiple of the sum of covalent radii
+BALL_SCALE = 0.45  # radius of a drawn atom, as a multiple of its covalent radius
 BOND_RADIUS_ANG = 0.11
-BOUNDARY_FRACTION = 0.04  # an atom this near to a face is drawn on the opposite one too
+BOUNDARY_FRACTION = 0.04  # an atom nearer than this to a cell face is drawn on the opposite face too
 SEGMENTS_PER_EDGE = 40
-AZIMUTH_DEG, ELEVATION_DEG = 22.0, 13.0  # a towards the reader, b to the right, c up: the customary view
-LIGHT = np.array([-0.38, 0.46])  # where on a unit sphere the highlight sits
+AZIMUTH_DEG, ELEVATION_DEG = 22.0, 13.0  # a points to the viewer, b to the right, c up
+LIGHT = np.array([-0.38, 0.46])  # position of the highlight on a sphere of radius 1
 NOT_METALS = {1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 51, 52, 53, 54, 85, 86}
 
 
 @dataclass(frozen=True)
 class Named:
-    """A system or a stage as the figures know it; its colour goes with its position."""
+    """The key, label and colour of a system or training stage in a figure; the colour follows from its position."""
 
     key: str
     label: str
@@ -76,40 +76,43 @@ class Named:
 
 
 def named(entries: Iterable[Mapping | str]) -> list[Named]:
-    """Return keys, labels and colours of `{"system" or "key", "label"}`; `"position"`, if given, picks the colour."""
-    found = []
-    for place, entry in enumerate(entries):
+    """Return the key, label and colour of each entry: a key, or a mapping with "system" or "key" and "label".
+
+    `"position"` in an entry selects its colour; by default that is the index of the entry.
+    """
+    named_entries = []
+    for index, entry in enumerate(entries):
         entry = {"key": entry} if isinstance(entry, str) else entry
-        colour = COLOURS[int(entry.get("position", place)) % len(COLOURS)]
+        colour = COLOURS[int(entry.get("position", index)) % len(COLOURS)]
         key = entry["system"] if "system" in entry else entry["key"]
-        found.append(Named(key, entry.get("label", key), colour))
-    return found
+        named_entries.append(Named(key, entry.get("label", key), colour))
+    return named_entries
 
 
 def paper_style() -> AbstractContextManager:
-    """Return the context in which a figure is made and saved; it overrides the user's own matplotlibrc."""
+    """Return a context manager that applies the style of all figures in place of the user's matplotlibrc."""
     return matplotlib.style.context(["default", STYLE])
 
 
 def save_figure(figure: Figure, pdf: str | FilePath, png: str | FilePath) -> None:
-    """Write the figure as PDF and PNG, each whole or not at all, without dates: the same figure, the same bytes."""
+    """Write the figure atomically as PDF and PNG, without dates, so that equal figures give equal files."""
     with replacing(pdf) as beside:
         figure.savefig(beside, format="pdf", metadata={"Creator": "Hullseeker", "Producer": None, "CreationDate": None})
     with replacing(png) as beside:
         figure.savefig(beside, format="png", metadata={"Software": None})
 
 
-def empty_panel(axes: Axes, words: str) -> None:
-    """Turn the axes into a blank panel that says why there is nothing to see."""
+def empty_panel(axes: Axes, message: str) -> None:
+    """Clear the axes and print a message that says why there is nothing to plot."""
     axes.set(xticks=[], yticks=[])
     axes.minorticks_off()
     axes.spines[:].set_visible(False)
-    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=7)
+    axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=7)
 
 
 @dataclass(frozen=True)
 class CrystalPicture:
-    """A projected unit cell: filled paths from back to front, in Å, and the box (x0, y0, x1, y1) they fill."""
+    """A projected unit cell: filled paths in Å, sorted from back to front, and their bounding box (x0, y0, x1, y1)."""
 
     paths: list[Path]
     colours: np.ndarray
@@ -119,7 +122,7 @@ class CrystalPicture:
 
 
 def camera(azimuth_deg: float = AZIMUTH_DEG, elevation_deg: float = ELEVATION_DEG) -> np.ndarray:
-    """Return the rotation (3, 3) whose rows are the picture's right, its up, and the direction to the reader."""
+    """Return the view rotation (3, 3): its rows point right, up, and towards the viewer."""
     azimuth, elevation = np.radians([azimuth_deg, elevation_deg])
     right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
     towards = np.array([*(np.cos(elevation) * np.array([np.cos(azimuth), np.sin(azimuth)])), np.sin(elevation)])
@@ -127,7 +130,7 @@ def camera(azimuth_deg: float = AZIMUTH_DEG, elevation_deg: float = ELEVATION_DE
 
 
 def atoms_in_cell(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
-    """Return fractional coordinates (n, 3) and atomic numbers (n,), atoms on the boundary repeated."""
+    """Return fractional coordinates (n, 3) and atomic numbers (n,), with periodic images of atoms on the boundary."""
     fractions, numbers = [], []
     for fraction, number in zip(atoms.get_scaled_positions(wrap=True), atoms.numbers, strict=True):
         near, far = fraction < BOUNDARY_FRACTION, fraction > 1 - BOUNDARY_FRACTION
@@ -138,7 +141,7 @@ def atoms_in_cell(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bonded_pairs(points: np.ndarray, numbers: np.ndarray) -> list[tuple[int, int]]:
-    """Return index pairs nearer than 1.15 times their covalent radii; contacts between two metals are left out."""
+    """Return index pairs nearer than 1.15 times the sum of their covalent radii, without metal-metal pairs."""
     radii = covalent_radii[numbers]
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
     near = distances < BOND_TOLERANCE * (radii[:, None] + radii[None])
@@ -150,7 +153,7 @@ def bonded_pairs(points: np.ndarray, numbers: np.ndarray) -> list[tuple[int, int
 def project_crystal(atoms: Atoms) -> CrystalPicture:
     """Project a unit cell orthographically: edges, bonds and balls, in Å, sorted by depth.
 
-    The cell is first turned so that a is along x and b in the xy plane, so that two cells are seen from one side.
+    The cell is first rotated so that a lies along x and b in the xy plane: all crystals are seen from one direction.
     """
     cell = atoms.cell.standard_form()[0].array
     view = camera()
@@ -180,7 +183,7 @@ def project_crystal(atoms: Atoms) -> CrystalPicture:
 
 
 def draw_picture(axes: Axes, picture: CrystalPicture, x_ang: float, y_ang: float) -> None:
-    """Put the picture's middle at (x, y) of axes whose data unit is Å and whose aspect is equal."""
+    """Draw the picture centred at (x, y) in axes with equal aspect and data in Å."""
     x0, y0, x1, y1 = picture.box_ang
     moved = Affine2D().translate(x_ang - (x0 + x1) / 2, y_ang - (y0 + y1) / 2)
     drawn = PathCollection(picture.paths, facecolors=picture.colours, edgecolors="none", linewidths=0)
@@ -189,10 +192,10 @@ def draw_picture(axes: Axes, picture: CrystalPicture, x_ang: float, y_ang: float
 
 
 def draw_element_key(axes: Axes, numbers: Sequence[int], x_ang: float, y_ang: float, ang_per_in: float) -> None:
-    """Write the elements in one row, centred at (x, y): a ball of the element's colour, then its symbol."""
+    """Draw a legend of the elements in one row centred at (x, y): a ball in the element's colour, then its symbol."""
     step = 0.31 * ang_per_in
-    for place, number in enumerate(numbers):
-        x = x_ang + (place - (len(numbers) - 1) / 2) * step - 0.05 * ang_per_in
+    for index, number in enumerate(numbers):
+        x = x_ang + (index - (len(numbers) - 1) / 2) * step - 0.05 * ang_per_in
         paths, colours = zip(*_ball(np.array([x, y_ang]), 0.045 * ang_per_in, _element_colour(number)), strict=True)
         axes.add_collection(PathCollection(paths, facecolors=colours, linewidths=0), autolim=False)
         axes.text(x + 0.07 * ang_per_in, y_ang, chemical_symbols[number], va="center_baseline", ha="left", fontsize=6.5)
@@ -203,13 +206,13 @@ def _mix(colour, grey: float, share: float) -> np.ndarray:
 
 
 def _element_colour(number: int) -> np.ndarray:
-    # A little less saturated than on a black screen, which is what the jmol colours were chosen for.
+    # Jmol colours are meant for a black background; on white they are printed less saturated.
     colour = jmol_colors[number]
     return np.clip(0.88 * colour + 0.12 * colour.mean(), 0, 1)
 
 
 def _ball(centre: np.ndarray, radius: float, colour: np.ndarray) -> list[tuple[Path, np.ndarray]]:
-    """A shaded sphere: discs that shrink towards the light and brighten; the first is its outline."""
+    """Return a shaded sphere as discs that shrink and brighten towards the highlight; the first disc is the outline."""
     unit = Path.unit_circle()
     vertices = np.asarray(unit.vertices)
     discs = [(0.0, 1.0, _mix(colour, 0.0, 0.62))]
@@ -220,7 +223,7 @@ def _ball(centre: np.ndarray, radius: float, colour: np.ndarray) -> list[tuple[P
 
 
 def _strip(start: np.ndarray, end: np.ndarray, low: float, high: float) -> Path:
-    """The quadrilateral along start-end between two distances from that line, in the picture's plane."""
+    """Return the quadrilateral along a line between two distances from it, in the plane of the picture."""
     along = end - start
     across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-9)
     return Path(
@@ -229,7 +232,7 @@ def _strip(start: np.ndarray, end: np.ndarray, low: float, high: float) -> Path:
 
 
 def _bond(ends: np.ndarray, radii: np.ndarray, numbers: np.ndarray) -> list[tuple[float, list]]:
-    """Two half cylinders, each in its atom's colour, from the surface of its ball to the middle."""
+    """Return a bond as two half cylinders from the balls to the middle, each in the colour of its atom."""
     length = float(np.linalg.norm(ends[1] - ends[0]))
     if length <= 1.05 * radii.sum():
         return []
@@ -238,7 +241,7 @@ def _bond(ends: np.ndarray, radii: np.ndarray, numbers: np.ndarray) -> list[tupl
         direction = (ends[there] - ends[here]) / length
         start, middle = ends[here] + 0.92 * radii[here] * direction, ends.mean(axis=0)
         colour, strips = _element_colour(numbers[here]), []
-        flip = 1 if direction[0] >= 0 else -1  # so that both halves are lit from the same side
+        flip = 1 if direction[0] >= 0 else -1  # light both halves from the same side
         for low, high, tone in (
             (-1, 1, -0.5),
             (-0.82, 0.82, -0.22),
@@ -256,22 +259,22 @@ def _bond(ends: np.ndarray, radii: np.ndarray, numbers: np.ndarray) -> list[tupl
 def _edges(
     cell: np.ndarray, view: np.ndarray, points: np.ndarray, radii: np.ndarray, width_ang: float
 ) -> list[tuple[float, list]]:
-    """The twelve edges in short pieces, so that each piece has its own depth; those behind the cell are thinner."""
+    """Return the twelve cell edges in short pieces, each with its own depth; edges behind the cell are thinner."""
     cell = cell * (1 if np.linalg.det(cell) >= 0 else -1)  # outward normals need a right-handed cell
     normals = np.array([np.cross(cell[1], cell[2]), np.cross(cell[2], cell[0]), np.cross(cell[0], cell[1])]) @ view[2]
     pieces = []
     for axis in range(3):
-        one, two = (i for i in range(3) if i != axis)
+        first, second = (i for i in range(3) if i != axis)
         for p, q in product((0, 1), repeat=2):
-            behind = normals[one] * (2 * p - 1) < 0 and normals[two] * (2 * q - 1) < 0
+            behind = normals[first] * (2 * p - 1) < 0 and normals[second] * (2 * q - 1) < 0
             ends = np.zeros((2, 3))
-            ends[:, one], ends[:, two], ends[1, axis] = p, q, 1
+            ends[:, first], ends[:, second], ends[1, axis] = p, q, 1
             start, end = (ends - 0.5) @ cell @ view.T
             line = start + np.linspace(0, 1, SEGMENTS_PER_EDGE + 1)[:, None] * (end - start)
             half = width_ang * (0.22 if behind else 0.5)
             colour = np.array(to_rgb(GREY if behind else INK))
             for a, b in zip(line, line[1:], strict=False):
-                # What runs inside a ball is hidden by it, even where its depth is less than the ball's middle.
+                # A piece inside a ball is not drawn, even where it lies in front of the centre of the ball.
                 if not (np.linalg.norm(points - (a + b) / 2, axis=1) < radii).any():
                     overlap = 0.15 * (b - a)[:2]
                     pieces.append(

@@ -1,4 +1,4 @@
-"""What was refused, left out or failed in an experiment, counted for people: one line per kind, with its list.
+"""Count what was refused, left out or failed in an experiment: one text line per kind, with the path of its list.
 
 Needs: pyarrow.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# What differs between refusals of one kind: what is quoted, lists and numbers.
+# Parts of an error text that vary between errors of one kind: quoted text, lists and numbers.
 _PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|[-+]?\d[\d.e+-]*")
 _N_REASONS, _REASON_LENGTH = 3, 100
-# The steps of the failure ledger, by the folder of their tables; those with evaluators have a folder for each.
+# Folder of each step's tables: the name of the step in the failure ledger.
 STEPS = {
     "samples": "sample",
     "relaxed": "relax",
@@ -28,6 +28,7 @@ STEPS = {
     "novelty": "novelty",
     "fingerprints": "fingerprint",
 }
+# These steps have one subfolder per evaluator.
 STEPS_OF_EVALUATOR = ("relaxed", "hull", "matches")
 _SELECTION = {
     "n_too_large": "larger than data.max_sites",
@@ -38,7 +39,7 @@ _SELECTION = {
 
 @dataclass(frozen=True)
 class Refused:
-    """Of one part of the data set (train, val, test, materials, phases): how many entries, and the refused ones."""
+    """One part of the data set (train, val, test, materials, phases): its number of entries and its refused rows."""
 
     part: str
     n_entries: int
@@ -54,9 +55,9 @@ class Refused:
 
 
 def by_reason(rows: Iterable[Mapping]) -> list[tuple[str, int, str]]:
-    """Return the reasons of refusals, the most frequent first: in the words of the first row, its count, that row's id.
+    """Return (reason, count, id of the first row) for each reason of refusal, the most frequent first.
 
-    Reasons that differ in numbers and quoted words alone are one.
+    Reasons that differ only in numbers and quoted text are counted together; the text is that of the first row.
     """
     first: dict[str, tuple[str, str]] = {}
     counts: Counter[str] = Counter()
@@ -70,11 +71,11 @@ def by_reason(rows: Iterable[Mapping]) -> list[tuple[str, int, str]]:
 
 
 def reasons_in_words(rows: Iterable[Mapping], n_reasons: int = _N_REASONS) -> str:
-    """Return the most frequent reasons in a line, each with its count and the id of the first row."""
+    """Return the most frequent reasons as one line, each with its count and the id of its first row."""
     reasons = by_reason(rows)
-    shown = [f"{_cut(reason)} ({n}, as {name})" for reason, n, name in reasons[:n_reasons]]
-    more = sum(n for _, n, _ in reasons[n_reasons:])
-    return "; ".join([*shown, *([f"other reasons ({more})"] if more else [])])
+    shown = [f"{_cut(reason)} ({n}, such as {name})" for reason, n, name in reasons[:n_reasons]]
+    n_others = sum(n for _, n, _ in reasons[n_reasons:])
+    return "; ".join([*shown, *([f"other reasons ({n_others})"] if n_others else [])])
 
 
 def _cut(reason: str) -> str:
@@ -82,17 +83,17 @@ def _cut(reason: str) -> str:
 
 
 def refused_parts(read: str | Path, refused: str | Path) -> list[Refused]:
-    """Return what was refused of each part of a data set, given the table of what was read and the list beside it."""
+    """Return the refusals of each part of a data set, given the tables of accepted and of refused rows."""
     name = Path(read).stem
     table = pq.read_table(read, columns=["split"])
-    read_of = Counter(split or name for split in table.column("split").to_pylist())
+    n_read = Counter(split or name for split in table.column("split").to_pylist())
     rows: dict[str, list[dict]] = {}
     for row in pq.read_table(refused).to_pylist():
         rows.setdefault(row.get("split") or name, []).append(row)
     parts = []
-    for part in sorted(read_of.keys() | rows.keys()):
-        n_entries = read_of[part] + len(rows.get(part, []))
-        # A database's documents that were read and then not taken are no refusals.
+    for part in sorted(n_read.keys() | rows.keys()):
+        n_entries = n_read[part] + len(rows.get(part, []))
+        # Documents of a database that a filter left out count as entries, not as refusals.
         documents = _metadata(table.schema, "extraction").get("n_documents", 0)
         parts.append(Refused(part, max(n_entries, documents), rows.get(part, [])))
     return parts
@@ -103,13 +104,13 @@ def _metadata(schema: pa.Schema, name: str) -> dict:
 
 
 def too_many(part: Refused, max_share: float, path: str | Path, source: str = "files") -> str | None:
-    """Return why a run must stop where more of a part was refused than allowed; None where it may go on."""
+    """Return the error text if a larger share of a part was refused than allowed, else None."""
     if part.share <= max_share:
         return None
-    what = f"data.{part.part}" if source in ("files", "mp20") else f"the {part.part} of {source}"
+    data_set = f"data.{part.part}" if source in ("files", "mp20") else f"the {part.part} of {source}"
     return (
-        f"{part.in_words} of {what} were refused, and data.max_refused_share is {max_share:g}; most often: "
-        f"{reasons_in_words(part.rows)}; all of them stand in {path}; correct the data, or raise "
+        f"{part.in_words} of {data_set} were refused, and data.max_refused_share is {max_share:g}; most often: "
+        f"{reasons_in_words(part.rows)}; all of them are listed in {path}; correct the data, or raise "
         "data.max_refused_share if the rest is enough"
     )
 
@@ -117,9 +118,9 @@ def too_many(part: Refused, max_share: float, path: str | Path, source: str = "f
 def lines_of_experiment(
     results: str | Path, systems: Sequence[str] | None = None, evaluators: Sequence[str] | None = None
 ) -> list[str]:
-    """Return one line per kind of what was refused, left out or failed, by the tables that an experiment has so far.
+    """Return one line per kind of refused, left-out or failed row, from the tables that exist so far.
 
-    Without names, all systems and evaluators with a table count. A count of zero has no line.
+    Systems and evaluators default to all that have a table. Counts of zero are not printed.
     """
     results = Path(results)
     lines = []
@@ -132,21 +133,21 @@ def lines_of_experiment(
         lines += _lines_of(path, _line_of_training)
     for system in _names(results / "samples", systems):
         for folder, step in STEPS.items():
-            of_evaluator = folder in STEPS_OF_EVALUATOR
-            for evaluator in _folders(results / folder, evaluators) if of_evaluator else [""]:
-                what = f"{system}, {step}{f' ({evaluator})' if evaluator else ''}"
+            has_evaluators = folder in STEPS_OF_EVALUATOR
+            for evaluator in _folders(results / folder, evaluators) if has_evaluators else [""]:
+                description = f"{system}, {step}{f' ({evaluator})' if evaluator else ''}"
                 lines += _lines_of(
-                    results / folder / evaluator / f"{system}.parquet", partial(_line_of_step, what=what)
+                    results / folder / evaluator / f"{system}.parquet", partial(_line_of_step, description=description)
                 )
     return lines
 
 
-def _lines_of(path: Path, tell: Callable[[Path], list[str]]) -> list[str]:
-    """Return the lines of one table, none where it is not there; a table that cannot be read is a line, no error."""
+def _lines_of(path: Path, summarize: Callable[[Path], list[str]]) -> list[str]:
+    """Return the lines of one table: none if it does not exist, one with the error if it cannot be read."""
     if not path.is_file():
         return []
     try:
-        return tell(path)
+        return summarize(path)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         return [f"{path} cannot be counted ({' '.join(str(error).split())[:_REASON_LENGTH]})"]
 
@@ -162,7 +163,7 @@ def _line_of_refusals(path: Path) -> list[str]:
 
 def _line_of_selection(path: Path) -> list[str]:
     selection = _metadata(pq.read_schema(path), "selection")
-    left_out = [f"{selection[key]} {words}" for key, words in _SELECTION.items() if selection.get(key)]
+    left_out = [f"{selection[key]} {reason}" for key, reason in _SELECTION.items() if selection.get(key)]
     if not left_out:
         return []
     card = path.with_name("card.md")
@@ -171,8 +172,8 @@ def _line_of_selection(path: Path) -> list[str]:
 
 def _line_of_phases(path: Path) -> list[str]:
     rows = pq.read_table(path, columns=["structure_id", "error"]).to_pylist()
-    what = f"competing phases without an energy ({path.stem})"
-    return [f"{what}: {len(rows)}, most often: {reasons_in_words(rows)}: {path}"] if rows else []
+    description = f"competing phases without an energy ({path.stem})"
+    return [f"{description}: {len(rows)}, most often: {reasons_in_words(rows)}: {path}"] if rows else []
 
 
 def _line_of_training(path: Path) -> list[str]:
@@ -183,13 +184,13 @@ def _line_of_training(path: Path) -> list[str]:
     return [f"{path.stem}, training: crystals left out: {', '.join(counts)}; {left_out['why']}: {path}"]
 
 
-def _line_of_step(path: Path, what: str) -> list[str]:
+def _line_of_step(path: Path, description: str) -> list[str]:
     statuses = Counter(pq.read_table(path, columns=["status"]).column("status").to_pylist())
     n_rows = statuses.total()
     failed = {status: n for status, n in statuses.most_common() if status not in ("ok", "not_attempted")}
     if not failed:
         return []
-    return [f"{what}: {', '.join(f'{status} {n}' for status, n in failed.items())}, of {n_rows} samples: {path}"]
+    return [f"{description}: {', '.join(f'{status} {n}' for status, n in failed.items())}, of {n_rows} samples: {path}"]
 
 
 def _names(folder: Path, names: Sequence[str] | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""A table of results as Markdown, LaTeX and a self-contained HTML page.
+"""Render a table of results as Markdown, LaTeX and a self-contained HTML page.
 
 Needs: the standard library.
 """
@@ -37,7 +37,7 @@ _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciic
 
 @dataclass(frozen=True)
 class Column:
-    """A column of results: its name in the CSV, its heading, and one (value, 95% interval or "") per system."""
+    """A column of results: its name in the CSV, its heading, and one (value, 95% interval or "") pair per system."""
 
     name: str
     heading: str
@@ -50,7 +50,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One printed cell: its text, what stands smaller under it, its name in the CSV, and whether the paper says it."""
+    """A printed cell: its text, a second line in small type, its name in the CSV, and whether it is a paper value."""
 
     text: str
     under: str = ""
@@ -58,22 +58,22 @@ class Cell:
     is_paper: bool = False
 
 
-Grid = list[list[Cell]]  # the heads first
+Grid = list[list[Cell]]  # rows; the first holds the headings
 
 
 def n_rows(columns: Sequence[Column]) -> int:
-    """Return the number of rows that all columns have."""
+    """Return the number of rows, which is the same for all columns."""
     return len(columns[0].cells)
 
 
-def as_they_are(columns: Sequence[Column]) -> Grid:
-    """Return the grid with a column per column."""
+def systems_down(columns: Sequence[Column]) -> Grid:
+    """Return the grid with one row per system and one column per quantity."""
     heads = [Cell(c.heading, code=c.name if c.heading != c.name else "", is_paper=c.is_paper) for c in columns]
     return [heads] + [[Cell(*c.cells[i], is_paper=c.is_paper) for c in columns] for i in range(n_rows(columns))]
 
 
 def systems_across(columns: Sequence[Column]) -> Grid:
-    """Return the grid with a column per row of the first column, and a row per further column."""
+    """Return the grid with one column per system and one row per quantity; `columns` starts with the systems."""
     systems, *quantities = columns
     heads = [Cell(systems.heading), *(Cell(text) for text, _ in systems.cells)]
     return [heads] + [
@@ -86,25 +86,25 @@ def systems_across(columns: Sequence[Column]) -> Grid:
 
 
 def to_markdown(title: str, grid: Grid, notes: Sequence[str]) -> str:
-    """Return a Markdown table; intervals follow the value in brackets."""
+    """Return a Markdown table; each interval follows its value in brackets."""
 
-    def shown(cell: Cell) -> str:
+    def format_cell(cell: Cell) -> str:
         text = " ".join(filter(None, (cell.text, cell.under))).replace("|", "\\|")
         return f"{text}<br>`{cell.code}`" if cell.code else text
 
-    heads, *body = [[shown(cell) for cell in row] for row in grid]
+    heads, *body = [[format_cell(cell) for cell in row] for row in grid]
     aligned = ["---"] + ["---:"] * (len(heads) - 1)
     lines = ["| " + " | ".join(line) + " |" for line in (heads, aligned, *body)]
     return "\n".join([f"### {title}", "", *lines, "", *(f"- {note}" for note in notes)]).rstrip() + "\n"
 
 
 def to_html(title: str, grid: Grid, notes: Sequence[str], prose: bool = False) -> str:
-    """Return one page that needs nothing beside it; intervals under the value, the paper's values tinted.
+    """Return a self-contained page with intervals under their values and the paper's values tinted.
 
-    With `prose` the cells hold words: they are broken into lines.
+    With `prose` the cells hold text, which is left-aligned and wrapped.
     """
 
-    def shown(cell: Cell, tag: str) -> str:
+    def format_cell(cell: Cell, tag: str) -> str:
         kind = ' class="paper"' if cell.is_paper else ""
         under = f'<span class="interval">{escape(cell.under)}</span>' if cell.under else ""
         code = f"<code>{escape(cell.code)}</code>" if cell.code else ""
@@ -112,8 +112,8 @@ def to_html(title: str, grid: Grid, notes: Sequence[str], prose: bool = False) -
 
     kind = "prose" if prose else "numbers"
     heads, *body = grid
-    head = "".join(shown(cell, "th") for cell in heads)
-    rows = "".join("<tr>" + "".join(shown(cell, "td") for cell in row) + "</tr>\n" for row in body)
+    head = "".join(format_cell(cell, "th") for cell in heads)
+    rows = "".join("<tr>" + "".join(format_cell(cell, "td") for cell in row) + "</tr>\n" for row in body)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n"
@@ -129,7 +129,7 @@ def tex(text: str) -> str:
 
 
 def to_latex(title: str, grid: Grid, notes: Sequence[str]) -> str:
-    """Return a LaTeX table (booktabs): the interval on a line of its own under the value."""
+    """Return a LaTeX table (booktabs) with each interval on a line of its own under its value."""
     heads, *body = grid
     codes = [cell.code for row in zip(*grid, strict=True) for cell in row if cell.code]
     lines = [f"% in the CSV: {', '.join(codes)}", r"\begin{table*}\centering\small", rf"\caption{{{tex(title)}}}"]

@@ -1,4 +1,4 @@
-"""The columns of the tables of results as they are printed: headings, decimals, intervals, the paper's values beside.
+"""Format the columns of the result tables: headings, decimals, intervals, and the paper's values beside ours.
 
 Needs: pandas.
 """
@@ -22,38 +22,38 @@ LIMIT = "hull.trusted_down_to_ev_per_atom"
 
 
 def is_printed(frame: pd.DataFrame, name: str) -> bool:
-    """Whether a table has a column to print; that of unreliable hulls is printed where any system has one."""
+    """Whether to print a column: it exists, and a share of unreliable hulls is above 0 for some system."""
     return name in frame and (not name.endswith(UNRELIABLE_PCT) or bool((frame[name] > 0).any()))
 
 
 def unreliable_columns(evaluators: Mapping[str, str]) -> dict[str, str]:
-    """Return the columns that count unreliable hulls, each with the words for whose hull it is."""
-    return {UNRELIABLE_PCT: ""} | {f"{one}_{UNRELIABLE_PCT}": f" under {label}" for one, label in evaluators.items()}
+    """Return the columns with shares of unreliable hulls, each with a text that names the evaluator of the hull."""
+    return {UNRELIABLE_PCT: ""} | {f"{name}_{UNRELIABLE_PCT}": f" under {label}" for name, label in evaluators.items()}
 
 
 def note_on_unreliable(frame: pd.DataFrame, columns: Mapping[str, str], limit: str = LIMIT) -> list[str]:
-    """Return the footnote that counts the marked samples of a table of systems; empty where there is none.
+    """Return the footnote that counts the samples on unreliable hulls; empty if there are none.
 
-    `columns` are those of their shares in per cent, of `n_samples`, each with what follows the count: " under chgnet".
-    `limit` is the trusted range's end in words.
+    `columns` maps each column of shares (% of `n_samples`) to the text after its count, such as " under chgnet".
+    `limit` is the text for the lowest trusted E_hull.
     """
     counts = []
     for row in frame.to_dict("records"):
-        shares = {words: row[name] for name, words in columns.items() if name in row and row[name] > 0}
-        n = [f"{round(share * row['n_samples'] / 100)}{words}" for words, share in shares.items()]
+        shares = {suffix: row[name] for name, suffix in columns.items() if name in row and row[name] > 0}
+        n = [f"{round(share * row['n_samples'] / 100)}{suffix}" for suffix, share in shares.items()]
         if n:
             counts.append(f"{' and '.join(n)} of {row['n_samples']} samples of {row['label']}")
     if not counts:
         return []
-    mean = " Mean and quartiles of E_hull include it." if "e_hull_mean_ev_per_atom" in frame else ""
+    note_on_mean = " Mean and quartiles of E_hull include it." if "e_hull_mean_ev_per_atom" in frame else ""
     return [
-        "Unreliable hull: no competing phase but the elements in the sample's chemical system, or an E_hull below "
-        f"{limit}. Such a sample is stable in no rate.{mean} Here: {'; '.join(counts)}."
+        "Unreliable hull: the sample's chemical system has no competing compound, only elements, or E_hull is below "
+        f"{limit}. Such a sample counts as not stable in every rate.{note_on_mean} Here: {'; '.join(counts)}."
     ]
 
 
 def number(value: Any, decimals: int) -> str:
-    """Return the value as printed; a null is a dash, never a 0."""
+    """Format a value; a null becomes a dash."""
     return NOTHING if pd.isna(value) else f"{float(value):.{decimals}f}"
 
 
@@ -68,9 +68,8 @@ def columns_of(
 ) -> list[Column]:
     """Return the printed columns of a table of systems: rates first, counts last, the paper's values beside ours.
 
-    `paper_rows` names the paper's row of each system that has one.
-
-    The share of prompted formulas stands in every table: every other rate hides it.
+    `paper_rows` maps a system to its row in the paper's table. With `formula_match`, the share of samples that have the
+    prompted formula is printed first, since the other rates do not show it.
     """
     if table == "failure_ledger":
         return ledger_columns(frame)
@@ -97,24 +96,24 @@ def columns_of(
 
 
 def some_lack_a_prompt(frame: pd.DataFrame) -> bool:
-    """Whether a system of Table 1 has samples with a prompt and samples without."""
+    """Whether some system has samples with a prompt and samples without one."""
     return "n_prompted" in frame and frame["n_prompted"].between(0, frame["n_samples"], inclusive="neither").any()
 
 
 def quantities_of(table: str, choice: str, evaluators: Mapping[str, str]) -> Iterator[tuple[str, Quantity]]:
-    """Yield (column, quantity) of a table, names filled in; `evaluators` are labels by id, the primary first."""
+    """Yield (column, quantity) of a table with names filled in; `evaluators` maps ids to labels, the primary first."""
     primary, *others = evaluators or ("",)
     for key in PRINTED[table]:
         quantity, column = QUANTITIES[key], column_of(key)
-        among = evaluators if "{evaluator}" in key else others if "{other}" in key else [primary]
-        for one in among:
-            words = {"label": evaluators.get(one, ""), "primary": evaluators.get(primary, "")}
-            named = replace(quantity, name=quantity.name.format(**words))
-            yield column.format(choice=choice, evaluator=one, other=one), named
+        ids = evaluators if "{evaluator}" in key else others if "{other}" in key else [primary]
+        for evaluator in ids:
+            labels = {"label": evaluators.get(evaluator, ""), "primary": evaluators.get(primary, "")}
+            named = replace(quantity, name=quantity.name.format(**labels))
+            yield column.format(choice=choice, evaluator=evaluator, other=evaluator), named
 
 
 def cell(row: Mapping, name: str, decimals: int) -> tuple[str, str]:
-    """Return a value, with ± its deviation where the table has one, and its interval."""
+    """Format a value and its interval; a mean is followed by ± its standard deviation, a median by its quartiles."""
     value, std = number(row[name], decimals), row.get(name.replace("_mean_", "_std_"))
     if "_mean_" in name and not pd.isna(std):
         value = f"{value} ± {number(std, decimals)}"
@@ -126,7 +125,7 @@ def cell(row: Mapping, name: str, decimals: int) -> tuple[str, str]:
 
 
 def paper_value(printed: pd.DataFrame, row: str | None) -> str:
-    """Return the value of a row of the paper's table with the digits it was printed with; a dash where it has none."""
+    """Return a value of the paper's table with the digits printed there, or a dash if there is none."""
     if row not in printed.index:
         return NOTHING
     value, std = printed.loc[row, ["value", "std"]]
@@ -134,13 +133,13 @@ def paper_value(printed: pd.DataFrame, row: str | None) -> str:
 
 
 def ledger_columns(frame: pd.DataFrame) -> list[Column]:
-    """Return the ledger with one column per status that occurs; a status that no row ended with is 0."""
-    heads = [name for name in ("system", "step", "evaluator") if name in frame]
+    """Return the failure ledger with one column per status that occurs; missing counts are 0."""
+    keys = [name for name in ("system", "step", "evaluator") if name in frame]
     counts: dict[tuple[str, ...], dict[str, int]] = {}
     for row in frame.fillna({"evaluator": NOTHING}).to_dict("records"):
-        counts.setdefault(tuple(row[name] for name in heads), {})[row["status"]] = int(row["n"])
+        counts.setdefault(tuple(row[name] for name in keys), {})[row["status"]] = int(row["n"])
     present = [status for status in STATUSES if (frame["status"] == status).any()]
-    columns = [Column(name, name, [(key[i], "") for key in counts]) for i, name in enumerate(heads)]
+    columns = [Column(name, name, [(key[i], "") for key in counts]) for i, name in enumerate(keys)]
     return columns + [
         Column(s, s.replace("_", " "), [(str(n.get(s, 0)), "") for n in counts.values()]) for s in present
     ]

@@ -1,4 +1,4 @@
-"""What is printed at the end of an experiment: both tables, systems side by side, and where the rest lies.
+"""Print results at the end of an experiment: both tables with one column per system, and the paths of the rest.
 
 Needs: pandas.
 """
@@ -21,12 +21,12 @@ from hullseeker.report.result_tables import (
 from hullseeker.report.titles import HEADINGS
 from hullseeker.tables.results import read_result_table
 
-# What is printed, with the counts that end each table.
+# The printed tables, each with the counts in its last lines.
 TABLES = {"table1": ("n_samples", "n_relaxed"), "table2": ("n_fingerprinted",)}
 
 
-def shown(row: pd.Series, column: str, decimals: int) -> str:
-    """Return a value with its interval, or a dash where there is none."""
+def format_value(row: pd.Series, column: str, decimals: int) -> str:
+    """Format a value with its interval; a null becomes a dash."""
     if pd.isna(row[column]):
         return "-"
     value = f"{row[column]:.{decimals}f}"
@@ -35,12 +35,12 @@ def shown(row: pd.Series, column: str, decimals: int) -> str:
 
 
 def side_by_side(folder: Path, table: str, validity: str = "paper") -> str:
-    """Return a table of results as text: a quantity per line, a system per column."""
+    """Return a result table as text with one line per quantity and one column per system."""
     frame = read_result_table(folder / "tables" / f"{table}.csv").set_index("label")
     lines = {}
     for name, quantity in quantities_of(table, validity, {}):
         if is_printed(frame, name):
-            lines[quantity.heading] = [shown(row, name, quantity.few_decimals) for _, row in frame.iterrows()]
+            lines[quantity.heading] = [format_value(row, name, quantity.few_decimals) for _, row in frame.iterrows()]
     counts = [*TABLES[table], "n_prompted"] if some_lack_a_prompt(frame) else TABLES[table]
     for name in counts:
         lines[COUNTS[name]] = [str(n) for n in frame[name]]
@@ -50,12 +50,12 @@ def side_by_side(folder: Path, table: str, validity: str = "paper") -> str:
 
 
 def summary(folder: Path) -> str:
-    """Return the text that ends `make demo`; FileNotFoundError where a table is missing."""
+    """Return the text printed at the end of `make demo`. Raises FileNotFoundError if a table is missing."""
     report = folder / "report.html"
-    places = [f"Tables and figures: {folder}/tables, {folder}/figures"]
+    paths = [f"Tables and figures: {folder}/tables, {folder}/figures"]
     if report.is_file():
-        places.append(f"The report, for a browser: {report.resolve()}")
+        paths.append(f"The report, for a browser: {report.resolve()}")
     parts = [side_by_side(folder, "table1"), side_by_side(folder, "table2")]
     if lines := lines_of_experiment(folder):
-        parts.append("\n".join(["Refused, left out or failed; the reasons stand in the lists:", *lines]))
-    return "\n\n".join([*parts, "\n".join(places)])
+        parts.append("\n".join(["Refused, left out or failed (the files list the reasons):", *lines]))
+    return "\n\n".join([*parts, "\n".join(paths)])

@@ -1,4 +1,4 @@
-"""Titles of tables and figures, and the footnotes of tables, for the rules that make them.
+"""Titles of tables and figures, and footnotes of tables.
 
 Needs: the standard library.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-# Of each further evaluator's Figure 2; Snakemake puts in the wildcard.
+# Title of Figure 2 for each cross-check evaluator; Snakemake fills in the wildcard.
 TITLE_OF_FIGURE2_BY_EVALUATOR = "Figure 2 under {evaluator}: energy above hull"
 TITLE_OF_DATA_CARD = "Data card"
 TITLE_OF_DATA_CARD_FIGURE = "Cells, elements, energies"
 _COMPARISON = "Comparison of trained systems"
-# Printed over a table; titles_of_tables has the shorter ones of the report's menu.
+# Headings printed above the tables; titles_of_tables has the shorter titles for the menu of the report.
 HEADINGS = {
     "table1": "Table 1: stability",
     "table2": "Table 2: validity, coverage, diversity and novelty",
@@ -29,7 +29,7 @@ _HULL_PHASES = {
 
 
 def titles_of_tables(cross_checks: Mapping[str, str], *, has_comparison: bool, has_cdvae: bool) -> dict[str, str]:
-    """Return the titles of an experiment's tables; `cross_checks` are its further Tables 1, each with its evaluator."""
+    """Return the title of each table; `cross_checks` maps each further Table 1 to the label of its evaluator."""
     return {
         "table1": "Table 1: stability",
         "table2": "Table 2: validity, coverage, diversity, novelty",
@@ -44,7 +44,7 @@ def titles_of_tables(cross_checks: Mapping[str, str], *, has_comparison: bool, h
 
 
 def titles_of_figures(*, has_comparison: bool) -> dict[str, str]:
-    """Return the titles of an experiment's figures, without those of further evaluators."""
+    """Return the title of each figure, without the figures of cross-check evaluators."""
     return {
         "figure1": "Figure 1: generated and relaxed",
         "figure2": "Figure 2: energy above hull",
@@ -56,12 +56,12 @@ def titles_of_figures(*, has_comparison: bool) -> dict[str, str]:
 
 
 def title_of_evaluator(label: str) -> str:
-    """Return the title over a figure of one evaluator among several."""
+    """Return the heading of a figure that exists once per evaluator."""
     return f"Evaluator: {label}"
 
 
 def lowest_trusted(e_hull_ev_per_atom: float | None) -> str:
-    """Return how a table names the energy below which a hull is called unreliable."""
+    """Return the text for the E_hull below which a hull is called unreliable."""
     if e_hull_ev_per_atom is None:
         return "hull.trusted_down_to_ev_per_atom, which is not set"
     return f"{e_hull_ev_per_atom:g} eV/atom (hull.trusted_down_to_ev_per_atom)"
@@ -75,55 +75,57 @@ def footnotes(
     cdvae_has_paper_row: bool,
     before_rl: Iterable[tuple[str, str]],
 ) -> dict[str, list[str]]:
-    """Return the footnotes of every table that has some.
+    """Return the footnotes of each table that has any.
 
-    `evaluator_of_table1` has the label of each Table 1's evaluator, the first one's first; `before_rl` has the label of
-    each system with RL, and that of the system which its RL started from.
+    `evaluator_of_table1` maps each Table 1 to the label of its evaluator, the primary first. `before_rl` has one
+    pair per system trained by RL: its label, and the label of the system from which RL started.
     """
     hull, table2 = config["hull"], config["table2"]
     stable = f"E_hull below {hull['stable_below_ev_per_atom']:g} eV/atom"
     stable_on = f"Stable: {stable} on the hull of {_HULL_PHASES[hull['reference']]}."
     evaluator = next(iter(evaluator_of_table1.values()))
-    about_cdvae = []
+    cdvae_note = []
     if cdvae_label is not None:
-        about_cdvae = [
-            f"{cdvae_label}: our own implementation; its decoder is built after PaiNN and stands in for "
-            "the original's GemNet-T. It draws without a prompt."
+        cdvae_note = [
+            f"{cdvae_label}: our own implementation, with a decoder modelled on PaiNN instead of the original's "
+            "GemNet-T. It samples without a prompt."
         ]
     return {
         **{
             table: [
                 f"Evaluator: {label}. {stable_on}",
-                "Of relaxed: samples whose relaxation converged. Of all: every sample drawn, whatever became of it.",
-                *about_cdvae,
+                "Of relaxed: samples whose relaxation converged. Of all: all samples drawn, failed ones included.",
+                *cdvae_note,
             ]
             for table, label in evaluator_of_table1.items()
         },
         "cross_evaluator": [
-            "Of all samples drawn: without a verdict of an evaluator (failed, not converged, no reference, an "
-            f"unreliable hull) a sample is not stable under it. {stable_on}",
-            "ρ and the difference: over samples with an E_hull of both.",
+            "Of all samples drawn. A sample without a reliable E_hull under an evaluator (failed, not converged, no "
+            f"reference, unreliable hull) is not stable under it. {stable_on}",
+            "ρ and the difference: over samples with an E_hull under both evaluators.",
         ],
         "table2": [
-            f"On raw samples, of all drawn. Structure validity: the {table2['structure_validity']} definition. "
-            "Composition validity: smact with oxidation states smact14. Composition fingerprints scaled by "
-            f"{table2['composition_scaler']}.",
-            *about_cdvae,
+            "Of all samples drawn, as generated (not relaxed). "
+            f"Structure validity: the {table2['structure_validity']} definition. "
+            "Composition validity: smact with oxidation states smact14. "
+            f"Scaler of composition fingerprints: {table2['composition_scaler']}.",
+            *cdvae_note,
         ],
         "reconstruction": [
-            "Test crystals encoded to the mean of z and decoded with their number of atoms, of all in the test set. "
-            "A match: StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)."
+            "Each test crystal is encoded to the mean of z and decoded with its true number of atoms; rates are of all "
+            "test crystals. A match: StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)."
             + (" In the paper: Xie et al. 2021 on MP-20." if cdvae_has_paper_row else ""),
-            *about_cdvae,
+            *cdvae_note,
         ],
         "sun": [f"Of all samples drawn. Stable: {stable}; on the hull: at most 0."],
         "audit": [
-            f"CHGNet on generated structures as they stand, against {evaluator}; each on its own elemental phases.",
-            *(f"Before RL: {start}, for {label}." for label, start in before_rl),
+            f"Formation energies of CHGNet and of {evaluator} of the structures as generated, each on its own "
+            "elemental phases.",
+            *(f"{label}: RL started from {start}." for label, start in before_rl),
         ],
         "comparison": [
             "Brackets: 95% intervals over prompts and replicates. "
-            f"Replicates, a training seed each: {config['replicates']}.",
+            f"Replicates, each with its own training seed: {config['replicates']}.",
             f"Evaluator: {evaluator}.",
         ],
     }

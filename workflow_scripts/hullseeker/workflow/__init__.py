@@ -1,1 +1,1 @@
-"""What Snakemake needs around its jobs: the config, preflight, Slurm, failed jobs, bundles."""
+"""Around the jobs of Snakemake: config, checks before a run, Slurm, failed jobs, bundles, hashes of code."""

@@ -1,4 +1,4 @@
-"""Files into one tar that carries its own manifest, for machines without a network.
+"""Pack files into one tar with a manifest, for machines without a network.
 
 Needs: the standard library, and git on the path (optional).
 """
@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 MANIFEST = "MANIFEST.sha256"
-# Not part of a checkout where git cannot say what is.
+# Folders left out of a checkout where git is not available.
 _LEFT_OUT = {".git", ".venv", ".snakemake", "results", "logs", "benchmarks", "__pycache__"}
 
 
 def files_of_checkout(root: Path) -> list[Path]:
-    """Return the files of a checkout that git tracks or would, relative to it; without git all but what is made."""
+    """Return relative paths of the files that git does not ignore; without git, of all but generated files."""
     listed = subprocess.run(
         ["git", "-C", str(root), "ls-files", "-co", "--exclude-standard", "-z"],
         capture_output=True,
@@ -33,41 +33,40 @@ def files_of_checkout(root: Path) -> list[Path]:
 
 
 def files_under(path: Path, root: Path) -> dict[str, Path]:
-    """Return the files at or under a path inside a checkout, by their path in it; ValueError where it is outside."""
+    """Return the files at or under a path by their path in the checkout. Raises ValueError if it lies outside."""
     absolute = path.absolute()
     if not absolute.is_relative_to(root.absolute()):
         raise ValueError(
-            f"{path} lies outside of this checkout, and would not be found elsewhere; copy it into the checkout (data/ "
-            "is ignored by git) and give that path in the config"
+            f"{path} lies outside this checkout, so the unpacked bundle would not find it; copy it into the checkout "
+            "(data/ is ignored by git) and give that path in the config"
         )
     files = [absolute] if absolute.is_file() else [file for file in absolute.rglob("*") if file.is_file()]
     return {str(file.relative_to(root.absolute())): file for file in sorted(files)}
 
 
-def snapshot_files(repository: Path, wanted: str = "*") -> dict[str, Path]:
-    """Return what a hub cache needs of a repository's main revision: the reference and the snapshot's files.
+def snapshot_files(repository: Path, pattern: str = "*") -> dict[str, Path]:
+    """Return the reference and snapshot files of a repository's main revision by their path in the hub cache.
 
-    Names are those in the cache. A cache links to its blobs; here every file stands where the link was, which the hub's
-    packages read as well.
+    A hub cache links snapshot files to blobs; here files replace the links, which huggingface_hub reads as well.
     """
     reference = repository / "refs" / "main"
     snapshot = repository / "snapshots" / reference.read_text().strip()
-    found = {f"refs/{reference.name}": reference}
-    found |= {
+    files = {f"refs/{reference.name}": reference}
+    files |= {
         f"snapshots/{snapshot.name}/{file.relative_to(snapshot)}": file
-        for file in sorted(snapshot.rglob(wanted))
+        for file in sorted(snapshot.rglob(pattern))
         if file.is_file()
     }
-    return {f"{repository.name}/{name}": file for name, file in found.items()}
+    return {f"{repository.name}/{name}": file for name, file in files.items()}
 
 
 def write_tar(
     target: Path, top: str, files: Mapping[str, Path], texts: Mapping[str, str], links: Mapping[str, str]
 ) -> int:
-    """Write files, generated texts and relative links into a tar under one top folder; return the number of files.
+    """Write files, texts and relative links into a tar under one top folder; return the number of files and texts.
 
-    The first member is the manifest: `sha256sum --check` reads it. Modification times are kept, for Snakemake goes by
-    them.
+    The first member is a manifest for `sha256sum --check`. Modification times of files are kept because Snakemake
+    compares them.
     """
     lines = [f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in texts.items()]
     for name, file in files.items():
@@ -84,7 +83,7 @@ def write_tar(
             tar.addfile(member)
         for name, file in files.items():
             member = tar.gettarinfo(file.resolve(), f"{top}/{name}")
-            if not member.isreg():  # a second link to one file
+            if not member.isreg():  # tarfile stores a second hard link to a file as a link
                 member.type, member.size = tarfile.REGTYPE, file.stat().st_size
             member.uid = member.gid = 0
             member.uname = member.gname = ""
@@ -98,5 +97,5 @@ def _name_in_line(line: str) -> str:
 
 
 def links_among(names: Iterable[Path], root: Path) -> dict[str, str]:
-    """Return which of these names are links within the checkout, and where each points."""
+    """Return the target of each name that is a symbolic link in the checkout."""
     return {str(name): str((root / name).readlink()) for name in names if (root / name).is_symlink()}

@@ -1,12 +1,12 @@
-"""A hash of all code that a script's result can depend on: a rule runs again when it changes, and only then.
+"""Hash all code that the result of a script can depend on, so that a rule runs again when that code changes.
 
 Needs: the standard library.
 
 Code is followed by name, from the script to the functions, classes and constants that it reaches in the modules beside
-it. Comments, docstrings and places in a file do not count, nor what a module defines beside. What a module does when it
-is imported counts for all that import it. Of a shelf (SHELVES), a table of many definitions by name, those count whose
-name stands as a text in the code that is reached. A text module:name that is reached counts as that name where the
-code that is reached calls importlib.import_module.
+it. Comments, docstrings, positions in a file and unused definitions do not count. Statements that run when a module is
+imported count for every importer. Of a registry (REGISTRIES), a dictionary of definitions, an entry counts if its key
+occurs as a string in reached code. If reached code calls importlib.import_module, a reached string "module:name" counts
+as a use of that name.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeGuard
 
-SHELVES = ("SCHEMAS", "EVALUATORS", "ENGINES", "QUANTITIES")
-# Decorators that register nothing.
+REGISTRIES = ("SCHEMAS", "EVALUATORS", "ENGINES", "QUANTITIES")
+# Decorators without side effects at import.
 _HARMLESS = ("dataclass", "cache", "lru_cache", "wraps", "contextmanager", "inference_mode", "no_grad")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
@@ -30,9 +30,9 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 @dataclass
 class _Code:
-    """A statement: what it says without docstrings, the names it uses, texts in it, modules that it imports itself."""
+    """A statement: its syntax tree as text, the names it uses, its strings, and the imports inside it."""
 
-    says: str
+    dump: str
     names: frozenset[str]
     attributes: frozenset[tuple[str, str]]
     texts: frozenset[str]
@@ -41,19 +41,19 @@ class _Code:
 
 @dataclass
 class _Module:
-    """A file: definitions by name, imports by local name, and what happens when it is imported."""
+    """A file: definitions by name, imports by local name, and the statements that run at import or as a program."""
 
     definitions: dict[str, list[_Code]] = field(default_factory=dict)
-    shelves: dict[str, dict[str, _Code]] = field(default_factory=dict)
+    registries: dict[str, dict[str, _Code]] = field(default_factory=dict)
     imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     effects: list[_Code] = field(default_factory=list)
     as_program: list[_Code] = field(default_factory=list)
 
 
 def hash_of_code(script: str | Path, *texts: str) -> str:
-    """Return a hash of all code that a script reaches in its own file and in the modules beside it, 16 hex digits.
+    """Return a hash (16 hex digits) of all code that a script reaches in its file and in the modules beside it.
 
-    `texts` are names of entries of shelves that the script is given when it runs.
+    `texts` are keys of registry entries that the script receives at run time.
     """
     reached = reached_code(script, *texts)
     text = json.dumps(sorted(reached.items()))
@@ -61,21 +61,21 @@ def hash_of_code(script: str | Path, *texts: str) -> str:
 
 
 def reached_code(script: str | Path, *texts: str) -> dict[str, list[str]]:
-    """Return what a script, or a module of a package beside the scripts, reaches: by `module:name`, what that says."""
+    """Return the code that a script or a module of the library reaches, as dumped statements by `module:name`."""
     script = Path(script)
     root = next(folder for folder in script.parents if not (folder / "__init__.py").is_file())
     return _Reach(root, texts).from_module(".".join(script.relative_to(root).with_suffix("").parts))
 
 
 class _Reach:
-    """A walk from a script over all that it reaches."""
+    """Traversal of all code that a module reaches."""
 
     def __init__(self, root: Path, texts: Iterable[str]) -> None:
         self.root = root
         self.modules: dict[str, _Module | None] = {}
-        self.found: dict[str, list[str]] = {}
+        self.reached: dict[str, list[str]] = {}
         self.texts = set(texts)
-        self.open_shelves: set[tuple[str, str]] = set()
+        self.open_registries: set[tuple[str, str]] = set()
         self.imported: set[str] = set()
         self.pending: list[tuple[str, str]] = []
         self.imports_by_name = False
@@ -86,12 +86,12 @@ class _Reach:
         while True:
             while self.pending:
                 self._name(*self.pending.pop())
-            # A text that was reached last may name what was reached before.
-            if not self._entries_of_shelves() and not self._loaders():
-                return self.found
+            # A string that was reached last may be a key of a registry that was reached before.
+            if not self._entries_of_registries() and not self._loaders():
+                return self.reached
 
     def _module(self, name: str) -> _Module | None:
-        """Return a module beside the script; None of a name that is none, or of a package elsewhere."""
+        """Return a module beside the script, or None for any other name."""
         if name not in self.modules:
             path = self.root / (name.replace(".", "/") + ".py")
             if not path.is_file():
@@ -100,48 +100,48 @@ class _Reach:
         return self.modules[name]
 
     def _known(self, name: str) -> _Module:
-        """Return a module that was met before."""
+        """Return a module that is known to exist."""
         module = self._module(name)
         assert module is not None, name
         return module
 
     def _import(self, name: str) -> None:
-        """Take in what happens when a module is imported, and the modules that it imports."""
+        """Add the import-time statements of a module, of its packages and of the modules that it imports."""
         parts = name.split(".")
         for n in range(1, len(parts) + 1):
-            one = ".".join(parts[:n])
-            module = self._module(one)
-            if module is None or one in self.imported:
+            prefix = ".".join(parts[:n])
+            module = self._module(prefix)
+            if module is None or prefix in self.imported:
                 continue
-            self.imported.add(one)
-            for place, code in enumerate(module.effects):
-                self._code(one, f"(effect {place})", code)
+            self.imported.add(prefix)
+            for index, code in enumerate(module.effects):
+                self._code(prefix, f"(effect {index})", code)
             for source, attribute in module.imports.values():
                 self._import(source)
                 if attribute:
                     self._import(f"{source}.{attribute}")
 
     def _all_of(self, name: str, as_program: bool = False) -> None:
-        """Take in a module as a whole."""
+        """Add all definitions of a module; with `as_program` also its main block."""
         module = self._known(name)
-        self.pending += [(name, one) for one in (*module.definitions, *module.shelves)]
-        for shelf, entries in module.shelves.items():
+        self.pending += [(name, definition) for definition in (*module.definitions, *module.registries)]
+        for registry, entries in module.registries.items():
             for key, code in entries.items():
-                self._code(name, f"{shelf}[{key}]", code)
+                self._code(name, f"{registry}[{key}]", code)
         if as_program:
-            for place, code in enumerate(module.as_program):
-                self._code(name, f"(program {place})", code)
+            for index, code in enumerate(module.as_program):
+                self._code(name, f"(program {index})", code)
 
     def _name(self, module_name: str, name: str) -> None:
-        """Take in a name of a module: a definition, a shelf, or what it imports under that name."""
+        """Add a name of a module: a definition, a registry, or an import."""
         module = self._module(module_name)
         key = f"{module_name}:{name}"
-        if module is None or key in self.found:
+        if module is None or key in self.reached:
             return
-        if name in module.shelves:
-            self.open_shelves.add((module_name, name))
+        if name in module.registries:
+            self.open_registries.add((module_name, name))
         elif name in module.definitions:
-            self.found[key] = []
+            self.reached[key] = []
             for code in module.definitions[name]:
                 self._code(module_name, name, code)
         elif name in module.imports:
@@ -149,8 +149,8 @@ class _Reach:
 
     def _imported_name(self, source: str, attribute: str | None, key: str) -> None:
         if self._module(source) is None:
-            # Of a package: what it is called there.
-            self.found.setdefault(key, [f"{source}.{attribute}" if attribute else source])
+            # Of other packages only the name counts.
+            self.reached.setdefault(key, [f"{source}.{attribute}" if attribute else source])
         elif attribute is None:
             self._all_of(source)
         elif self._module(f"{source}.{attribute}") is not None:
@@ -159,8 +159,8 @@ class _Reach:
             self.pending.append((source, attribute))
 
     def _code(self, module_name: str, name: str, code: _Code) -> None:
-        """Take in a statement, and mark what it uses."""
-        self.found.setdefault(f"{module_name}:{name}", []).append(code.says)
+        """Add a statement and queue the names that it uses."""
+        self.reached.setdefault(f"{module_name}:{name}", []).append(code.dump)
         self.texts |= code.texts
         self.imports_by_name |= ("importlib", "import_module") in code.attributes
         module = self._known(module_name)
@@ -169,61 +169,61 @@ class _Reach:
             self._import(source)
             if attribute:
                 self._import(f"{source}.{attribute}")
-        # Of a module that is used by its attributes, these alone.
-        by_attribute = {
-            one: f"{imports[one][0]}.{imports[one][1]}" if imports[one][1] else imports[one][0]
-            for one, _ in code.attributes
-            if one in imports and one not in code.names
+        # A module that is used only through attributes contributes only these attributes.
+        module_of_name = {
+            used: f"{imports[used][0]}.{imports[used][1]}" if imports[used][1] else imports[used][0]
+            for used, _ in code.attributes
+            if used in imports and used not in code.names
         }
-        for one, attribute in code.attributes:
-            if one in by_attribute and self._module(by_attribute[one]) is not None:
-                self.pending.append((by_attribute[one], attribute))
-            elif one in code.imports:
-                self._imported_name(*code.imports[one], f"{module_name}:{one}")
+        for used, attribute in code.attributes:
+            if used in module_of_name and self._module(module_of_name[used]) is not None:
+                self.pending.append((module_of_name[used], attribute))
+            elif used in code.imports:
+                self._imported_name(*code.imports[used], f"{module_name}:{used}")
             else:
-                self.pending.append((module_name, one))
-        for one in code.names:
-            if one in code.imports:
-                self._imported_name(*code.imports[one], f"{module_name}:{one}")
+                self.pending.append((module_name, used))
+        for used in code.names:
+            if used in code.imports:
+                self._imported_name(*code.imports[used], f"{module_name}:{used}")
             else:
-                self.pending.append((module_name, one))
+                self.pending.append((module_name, used))
         for text in code.texts:
-            # `python -m package.module`
+            # The argument of `python -m package.module`.
             is_dotted = "." in text and all(part.isidentifier() for part in text.split("."))
             if is_dotted and self._module(text) is not None:
                 self._import(text)
                 self._all_of(text, as_program=True)
 
     def _loaders(self) -> bool:
-        """Take in what reached texts of the form module:name name; whether there was any new."""
+        """Queue definitions that reached strings of the form "module:name" refer to; return whether any is new."""
         if not self.imports_by_name:
             return False
-        named = (text.split(":") for text in sorted(self.texts) if text.count(":") == 1)
+        pairs = (text.split(":") for text in sorted(self.texts) if text.count(":") == 1)
         self.pending = [
             (module, name)
-            for module, name in named
+            for module, name in pairs
             if all(part.isidentifier() for part in (*module.split("."), name))
-            and f"{module}:{name}" not in self.found
-            and (found := self._module(module)) is not None
-            and name in found.definitions
+            and f"{module}:{name}" not in self.reached
+            and (loaded := self._module(module)) is not None
+            and name in loaded.definitions
         ]
         for module, _ in self.pending:
             self._import(module)
         return bool(self.pending)
 
-    def _entries_of_shelves(self) -> bool:
-        """Take in the entries of reached shelves that a reached text names; whether there were new ones."""
-        before = len(self.found)
-        for module_name, shelf in sorted(self.open_shelves):
-            for key, code in self._known(module_name).shelves[shelf].items():
-                if key in self.texts and f"{module_name}:{shelf}[{key}]" not in self.found:
-                    self._code(module_name, f"{shelf}[{key}]", code)
-        return len(self.found) > before
+    def _entries_of_registries(self) -> bool:
+        """Add entries of reached registries whose key is a reached string; return whether any is new."""
+        before = len(self.reached)
+        for module_name, registry in sorted(self.open_registries):
+            for key, code in self._known(module_name).registries[registry].items():
+                if key in self.texts and f"{module_name}:{registry}[{key}]" not in self.reached:
+                    self._code(module_name, f"{registry}[{key}]", code)
+        return len(self.reached) > before
 
 
 @cache
 def _read(path: Path, _modified_ns: int) -> _Module:
-    """Return a file's definitions, imports and effects; read once, as many rules share the library."""
+    """Parse a file into definitions, imports and import-time statements; cached, since many rules share the library."""
     tree = _without_docstrings(ast.parse(path.read_text()))
     module = _Module()
     for statement in tree.body:
@@ -243,10 +243,10 @@ def _sort_in(statement: ast.stmt, module: _Module) -> None:
         module.imports |= _imports_of(ast.walk(statement))
         return
     bound = list(_names_bound_by(statement))
-    if isinstance(statement, (ast.Assign, ast.AnnAssign)) and bound[:1] and bound[0] in SHELVES:
+    if isinstance(statement, (ast.Assign, ast.AnnAssign)) and bound[:1] and bound[0] in REGISTRIES:
         entries = _entries_of(statement.value)
         if entries is not None:
-            module.shelves[bound[0]] = {key: _code_of(value) for key, value in entries}
+            module.registries[bound[0]] = {key: _code_of(value) for key, value in entries}
             return
     code = _code_of(statement)
     for name in bound:
@@ -257,7 +257,7 @@ def _sort_in(statement: ast.stmt, module: _Module) -> None:
 
 
 def _entries_of(value: ast.expr | None) -> list[tuple[str, ast.expr]] | None:
-    """Return the entries of a dictionary whose keys are texts; None of anything else."""
+    """Return the entries of a dictionary display with only string keys; None for any other expression."""
     if not isinstance(value, ast.Dict):
         return None
     keys = [key.value for key in value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
@@ -265,7 +265,7 @@ def _entries_of(value: ast.expr | None) -> list[tuple[str, ast.expr]] | None:
 
 
 def _names_bound_by(statement: ast.stmt) -> Iterator[str]:
-    """Yield the names of its scope that a statement binds; imports aside."""
+    """Yield the names that a statement binds in its scope, except imports."""
     if isinstance(statement, _DEFINITIONS):
         yield statement.name
         return
@@ -285,7 +285,7 @@ def _names_bound_by(statement: ast.stmt) -> Iterator[str]:
 
 
 def _has_effect(statement: ast.stmt) -> bool:
-    """Whether a statement does more than bind names: it runs whenever its module is imported."""
+    """Whether a statement does more than bind names when its module is imported."""
     if isinstance(statement, _DEFINITIONS):
         return any(_last_name(decorator) not in _HARMLESS for decorator in statement.decorator_list)
     if isinstance(statement, (ast.Assign, ast.AnnAssign)):
@@ -326,14 +326,14 @@ def _code_of(node: ast.AST) -> _Code:
 
 
 class _Uses(ast.NodeVisitor):
-    """The names that a statement takes from its module: alone, and before the point of an attribute."""
+    """Collect the names that a statement takes from its module: plain names, and names before an attribute."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
         self.attributes: set[tuple[str, str]] = set()
         self.local: list[set[str]] = []
 
-    def visit_Name(self, node: ast.Name) -> None:  # noqa: N802  names of the visitor's interface
+    def visit_Name(self, node: ast.Name) -> None:  # noqa: N802  method names of ast.NodeVisitor
         if not any(node.id in names for names in self.local):
             self.names.add(node.id)
 
@@ -344,8 +344,9 @@ class _Uses(ast.NodeVisitor):
             self.attributes.add((node.value.id, node.attr))
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:  # noqa: N802
-        for outside in (*node.decorator_list, *_annotations_of(node.args), *filter(None, [node.returns])):
-            self.visit(outside)
+        # These expressions belong to the enclosing scope.
+        for expression in (*node.decorator_list, *_annotations_of(node.args), *filter(None, [node.returns])):
+            self.visit(expression)
         declared = {name for n in ast.walk(node) if isinstance(n, (ast.Global, ast.Nonlocal)) for name in n.names}
         bound = {name for statement in node.body for name in _names_bound_by(statement)}
         self._within((_arguments_of(node.args) | bound) - declared, node.args, node.body)
@@ -364,7 +365,7 @@ class _Uses(ast.NodeVisitor):
         self.local.pop()
 
     def _visit_comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
-        targets = {n.id for one in node.generators for n in ast.walk(one.target) if _is_name(n)}
+        targets = {n.id for generator in node.generators for n in ast.walk(generator.target) if _is_name(n)}
         self.visit(node.generators[0].iter)
         self.local.append(targets)
         self.generic_visit(node)
@@ -382,29 +383,29 @@ def _annotations_of(arguments: ast.arguments) -> list[ast.expr]:
 
 
 def _imports_of(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str | None]]:
-    """Return imports by the name that they bind: the module, and the name in it or None for the module itself."""
-    found: dict[str, tuple[str, str | None]] = {}
+    """Return imports by bound name: the module, and the name in it (None for the module itself)."""
+    imports: dict[str, tuple[str, str | None]] = {}
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                # `import a.b` binds a; what is used of it is found as a whole.
-                found[alias.asname or alias.name.partition(".")[0]] = (alias.name, None)
+                # `import a.b` binds a, but a.b counts as imported.
+                imports[alias.asname or alias.name.partition(".")[0]] = (alias.name, None)
         elif isinstance(node, ast.ImportFrom) and node.module and node.module != "__future__":
             for alias in node.names:
-                found[alias.asname or alias.name] = (node.module, alias.name)
-    return found
+                imports[alias.asname or alias.name] = (node.module, alias.name)
+    return imports
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
-    """Return a tree without the texts that stand alone as statements."""
+    """Remove strings that are statements of their own from a tree, in place, and return it."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            body[:] = [one for one in body if not _is_text_alone(one)] or [ast.Pass()]
+            body[:] = [child for child in body if not _is_bare_string(child)] or [ast.Pass()]
     return tree
 
 
-def _is_text_alone(statement: ast.stmt) -> bool:
+def _is_bare_string(statement: ast.stmt) -> bool:
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)

@@ -1,6 +1,6 @@
-"""Config files and `--config` as they are written: what cannot be read, keys that stand twice, how a value was spelled.
+"""Read config files and `--config`, find syntax errors and duplicate keys, and recall how values were spelled.
 
-Needs: pyyaml. The profiles ask `refuse_unreadable` before Snakemake reads a file: it would end with a trace.
+Needs: pyyaml. The profiles call `refuse_unreadable` before Snakemake reads the files, which would end in a traceback.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 
 from hullseeker.runtime.credentials import without_secrets
 
-# The key with which an overlay names the file that it changes a few keys of.
+# Key with which an overlay names its base file.
 EXTENDS = "extends"
 _OPTIONS = ("--configfile", "--configfiles")
 _CONFIG = ("--config", "-C")
@@ -25,97 +25,97 @@ _NAME = re.compile(r"[a-zA-Z_][\w-]*\w")
 
 
 class CommandLineError(ValueError):
-    """A `--config` that cannot be read; the message says what to write."""
+    """A `--config` option that cannot be read; the message says what to write instead."""
 
 
 class BaseFileError(ValueError):
-    """A config file that extends what it cannot; the message names file, line and remedy."""
+    """A config file whose `extends` cannot be followed; the message has the file, the line and the remedy."""
 
 
 def with_bases(paths: Iterable[str | Path]) -> list[Path]:
-    """Return overlays in the order in which they apply: what a file extends stands before it, and is there once.
+    """Return overlays in the order in which they apply, each after the files that it extends, without repeated bases.
 
-    BaseFileError where `extends` names no file, a file that cannot be read, or leads back to the file it stands in.
+    Raises BaseFileError if `extends` does not name a readable config file, or if files extend each other.
     """
-    found: list[Path] = []
+    ordered: list[Path] = []
     for path in map(Path, paths):
         bases = _bases_of(path)
-        found += [base for base in bases if base.resolve() not in {one.resolve() for one in found}]
-        found.append(path)
-    return found
+        ordered += [base for base in bases if base.resolve() not in {other.resolve() for other in ordered}]
+        ordered.append(path)
+    return ordered
 
 
 def _bases_of(path: Path) -> list[Path]:
-    """Return what a file extends, directly or not, the farthest first."""
+    """Return all files that a file extends, directly or indirectly, the most distant first."""
     chain = [path]
-    while (named := _extended_by(chain[0])) is not None:
-        base, line = named
-        where = f"the config file {_shown(chain[0])} extends {base} in line {line}"
+    while (extended := _extended_by(chain[0])) is not None:
+        base, line = extended
+        where = f"the config file {_relative(chain[0])} extends {base} in line {line}"
         if not base.exists():
-            close = difflib.get_close_matches(str(base), [str(one) for one in base.parent.glob("*.y*ml")], n=1)
+            close = difflib.get_close_matches(str(base), [str(file) for file in base.parent.glob("*.y*ml")], n=1)
             raise BaseFileError(
                 f"{where}, which does not exist; "
-                + (f"did you mean {close[0]}?" if close else "give a path as seen from the checkout")
+                + (f"did you mean {close[0]}?" if close else "give the path relative to the checkout")
             )
         if problem := problem_with_file(base):
             raise BaseFileError(f"{where}: {problem}")
-        if base.resolve() in {one.resolve() for one in chain}:
+        if base.resolve() in {file.resolve() for file in chain}:
             raise BaseFileError(f"{where}, which leads back to {base}; remove one `extends` of that circle")
         chain.insert(0, base)
     return chain[:-1]
 
 
 def _extended_by(path: Path) -> tuple[Path, int] | None:
-    """Return the file that a config file extends and the line that says so; None where it extends none."""
-    for place, _, value in _entries(_compose(path)):
-        if place == (EXTENDS,):
+    """Return the file that a config file extends and the line of the key; None if it extends none."""
+    for key_path, _, value in _entries(_compose(path)):
+        if key_path == (EXTENDS,):
             line = value.start_mark.line + 1
             if not isinstance(value, yaml.ScalarNode) or value.tag != "tag:yaml.org,2002:str" or not value.value:
                 raise BaseFileError(
-                    f"the config file {_shown(path)} has {EXTENDS} in line {line}, which is not the path of one config "
-                    f"file; write {EXTENDS}: experiments/laptop.yaml, or remove it"
+                    f"the config file {_relative(path)} has {EXTENDS} in line {line}, which is not the path of one "
+                    f"config file; write {EXTENDS}: experiments/laptop.yaml, or remove it"
                 )
             return Path(value.value), line
     return None
 
 
 def files_on_command_line(words: Sequence[str]) -> list[str]:
-    """Return the config files that Snakemake's command line names; the option takes every word up to the next one."""
+    """Return the config files on a Snakemake command line; --configfile takes all words up to the next option."""
     return _taken_by(_OPTIONS, words)
 
 
 def entries_on_command_line(words: Sequence[str]) -> list[str]:
-    """Return what Snakemake's command line gives with --config."""
+    """Return the --config entries on a Snakemake command line."""
     return _taken_by(_CONFIG, words)
 
 
 def _taken_by(options: Sequence[str], words: Sequence[str]) -> list[str]:
-    """Return the words that the last of these options takes."""
-    found, takes = [], False
+    """Return the arguments of the last of these options on a command line."""
+    values, takes = [], False
     for word in words:
         if word.startswith("-"):
             option, equals, value = word.partition("=")
             takes = option in options
             if takes and equals:
-                found, takes = [value], False
+                values, takes = [value], False
             elif takes:
-                found = []
+                values = []
         elif takes:
-            found.append(word)
-    return found
+            values.append(word)
+    return values
 
 
 def read_command_line(entries: Iterable[str]) -> dict:
-    """Return what `--config` gives, read as a config file would be; Snakemake reads all within an entry as text.
+    """Parse `--config` entries like a config file; Snakemake itself reads nested values as text.
 
-    CommandLineError where an entry is no key of the top level with a value, is no YAML, or has a key twice.
+    Raises CommandLineError if an entry is not a top-level key with a value, is not valid YAML, or has a key twice.
     """
-    found: dict = {}
+    parsed: dict = {}
     for entry in entries:
         key, equals, text = entry.partition("=")
         if not equals:
             raise CommandLineError(
-                f"--config has {entry!r}, and takes every word after it for key=value; name targets before it"
+                f"--config has the entry {entry!r}, which is not key=value; write targets before --config"
             )
         if not _NAME.fullmatch(key):
             top, dot, rest = key.partition(".")
@@ -124,24 +124,24 @@ def read_command_line(entries: Iterable[str]) -> dict:
                 if dot and _NAME.fullmatch(top)
                 else "write --config key=value, with a key of config.yaml's top level"
             )
-            raise CommandLineError(f"--config has {entry!r}, and takes keys of the top level alone; {remedy}")
+            raise CommandLineError(f"--config has {entry!r}, but takes only top-level keys; {remedy}")
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
-            places = [place for place, name, _ in _entries(node) if name is not None]
+            key_paths = [key_path for key_path, name, _ in _entries(node) if name is not None]
             value = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            what = " ".join((getattr(error, "problem", None) or str(error)).split())
-            raise CommandLineError(f"--config {key}={text} is not valid YAML ({what}); correct it") from None
-        if twice := next((place for place in places if places.count(place) > 1), None):
-            name = ".".join(map(str, (key, *twice)))
-            raise CommandLineError(f"--config has the key {name} twice, and YAML keeps the last one alone; remove one")
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = merged(found[key], value) if both else value
-    return found
+            reason = " ".join((getattr(error, "problem", None) or str(error)).split())
+            raise CommandLineError(f"--config {key}={text} is not valid YAML ({reason}); correct it") from None
+        if duplicate := next((key_path for key_path in key_paths if key_paths.count(key_path) > 1), None):
+            name = ".".join(map(str, (key, *duplicate)))
+            raise CommandLineError(f"--config has the key {name} twice, of which YAML keeps only the last; remove one")
+        both = isinstance(value, Mapping) and isinstance(parsed.get(key), Mapping)
+        parsed[key] = merged(parsed[key], value) if both else value
+    return parsed
 
 
 def merged(old: Mapping, new: Mapping) -> dict:
-    """Return a mapping with another's entries put in: mappings are merged at every level, all else is replaced."""
+    """Merge two mappings: nested mappings are merged at every level, other values are replaced by the new ones."""
     result = dict(old)
     for key, value in new.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
@@ -150,14 +150,14 @@ def merged(old: Mapping, new: Mapping) -> dict:
 
 
 def problem_with_file(path: str | Path) -> str | None:
-    """Return why a config file cannot be read, in one sentence; None where it can."""
+    """Return why a config file cannot be read, in one sentence, or None."""
     path = Path(path)
     if path.is_dir():
         return f"the config file {path} is a folder; name a YAML file"
     if not path.exists():
         return (
-            f"the config file {path} does not exist; --configfile takes every word after it for a file, so name "
-            "targets before it"
+            f"the config file {path} does not exist; correct the path, and write targets before --configfile, which "
+            "takes every word after it as a file"
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -172,26 +172,26 @@ def problem_with_file(path: str | Path) -> str | None:
         if problem:
             return f"the config file {path} has {problem}"
     except RecursionError:
-        return f"the config file {path} refers to itself (& and *), or is nested too deep; write it out"
+        return f"the config file {path} is nested too deeply, or refers to itself with & and *; write the values out"
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        what = " ".join((getattr(error, "problem", None) or str(error)).split())
-        return f"the config file {path} is not valid YAML ({where}{what}); correct it"
+        reason = " ".join((getattr(error, "problem", None) or str(error)).split())
+        return f"the config file {path} is not valid YAML ({where}{reason}); correct it"
     if node is None:
         return f"the config file {path} is empty; give it keys of config.yaml, or leave it out"
     if not isinstance(node, yaml.MappingNode):
-        return f"the config file {path} holds no keys; write it as `key: value`, as config.yaml is"
+        return f"the config file {path} has no keys at its top level; write `key: value` lines, as in config.yaml"
     return None
 
 
 def _problem_with_node(node: yaml.Node) -> str | None:
-    """Return why a part of a file has no value in YAML, as the rest of a sentence; None where it has one."""
+    """Return why a YAML node cannot be read, as the end of a sentence, or None."""
     line = node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                return f"a key that is a list or a mapping, in line {key.start_mark.line + 1}; a key is text, quote it"
+                return f"a list or mapping as a key in line {key.start_mark.line + 1}; keys must be text, so quote it"
     if not isinstance(node, yaml.ScalarNode):
         known = node.tag in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
         return None if known else f"the tag {node.tag} in line {line}, which no config needs; remove it"
@@ -203,12 +203,12 @@ def _problem_with_node(node: yaml.Node) -> str | None:
         return f"the tag {node.tag} in line {line}, which no config needs; remove it"
     except (ValueError, OverflowError):
         kind = "date" if node.tag.endswith(":timestamp") else "number"
-        return f'{node.value} in line {line}, which YAML takes for a {kind} and cannot read; quote it: "{node.value}"'
+        return f'{node.value} in line {line}, which YAML cannot read as a {kind}; quote it: "{node.value}"'
     return None
 
 
 def _nodes(node: yaml.Node | None) -> Iterator[yaml.Node]:
-    """Yield all parts of a file, keys too; RecursionError where one is in itself."""
+    """Yield all nodes of a file, keys included. Raises RecursionError if a node contains itself."""
     if node is None:
         return
     yield node
@@ -222,7 +222,7 @@ def _nodes(node: yaml.Node | None) -> Iterator[yaml.Node]:
 
 
 def targets_among(files: Sequence[str]) -> list[str]:
-    """Return the words behind `--configfile` that are no config files but targets: names, and files of results."""
+    """Return the arguments of `--configfile` that are targets instead of config files: names, or files in results/."""
     return [
         path
         for path in files
@@ -231,16 +231,16 @@ def targets_among(files: Sequence[str]) -> list[str]:
 
 
 def refuse_unreadable(words: Sequence[str]) -> None:
-    """End the process with one sentence where a config file or `--config` of a command line cannot be read."""
-    own = ["config.yaml"] if Path("config.yaml").exists() else []
+    """Exit with one sentence if a config file or `--config` on a command line cannot be read."""
+    defaults = ["config.yaml"] if Path("config.yaml").exists() else []
     files = files_on_command_line(words)
     if targets := targets_among(files):
         configs = " ".join(path for path in files if path not in targets) or "mine.yaml"
         raise SystemExit(
-            f"--configfile takes every word after it for a config file, and {', '.join(targets)} is none; name targets "
-            f"first: snakemake {' '.join(targets)} --configfile {configs}"
+            f"--configfile takes every word after it as a config file, and {', '.join(targets)} is not one; write "
+            f"targets first: snakemake {' '.join(targets)} --configfile {configs}"
         )
-    for path in [*own, *files]:
+    for path in [*defaults, *files]:
         if problem := problem_with_file(path):
             raise SystemExit(problem)
     try:
@@ -254,7 +254,7 @@ def refuse_unreadable(words: Sequence[str]) -> None:
 
 
 class Spellings:
-    """How config files spell keys and values, by their place (a tuple of keys and indices); later files win."""
+    """Keys and values as spelled in config files, by path (a tuple of keys and indices); later files win."""
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self.keys: dict[tuple, str] = {}
@@ -262,53 +262,53 @@ class Spellings:
         self.repeated: list[str] = []
         for path in paths:
             seen: dict[tuple, int] = {}
-            twice: set[tuple] = set()
-            for place, key, value in _entries(_compose(path)):
+            duplicates: set[tuple] = set()
+            for key_path, key, value in _entries(_compose(path)):
                 if key is not None:
                     line = key.start_mark.line + 1
-                    # Of what stands twice, what is in it stands twice as well.
-                    if place in seen and place[:-1] not in twice:
-                        name = ".".join(map(str, place))
+                    # Keys inside a duplicate mapping are not reported again.
+                    if key_path in seen and key_path[:-1] not in duplicates:
+                        name = ".".join(map(str, key_path))
                         self.repeated.append(
-                            f"{_shown(path)} has the key {name} twice, in lines {seen[place]} and {line}; YAML keeps "
-                            "the last one alone: rename or remove one"
+                            f"{_relative(path)} has the key {name} twice, in lines {seen[key_path]} and {line}, and "
+                            "YAML keeps only the last; rename or remove one"
                         )
-                    if place in seen:
-                        twice.add(place)
-                    seen[place] = line
-                    self.keys[place] = key.value
+                    if key_path in seen:
+                        duplicates.add(key_path)
+                    seen[key_path] = line
+                    self.keys[key_path] = key.value
                 if isinstance(value, yaml.ScalarNode) and value.style is None:
-                    self.values[place] = value.value
+                    self.values[key_path] = value.value
 
-    def remedy_for_key(self, place: tuple) -> str:
-        """Return why the last key of a place is no text, and what to do."""
-        return _remedy(place[-1], self.keys.get(place))
+    def remedy_for_key(self, key_path: tuple) -> str:
+        """Return why the last key of a path was not read as text, and what to do."""
+        return _remedy(key_path[-1], self.keys.get(key_path))
 
-    def remedy_for_value(self, place: tuple, value: object) -> str:
-        """Return why a value is no text, and what to do; empty where quotes would not help."""
-        return _remedy(value, self.values.get(place)) if isinstance(value, (bool, int, float, date)) else ""
+    def remedy_for_value(self, key_path: tuple, value: object) -> str:
+        """Return why a value was not read as text, and what to do; empty if quotes would not help."""
+        return _remedy(value, self.values.get(key_path)) if isinstance(value, (bool, int, float, date)) else ""
 
 
 def keys_with_lines(path: str | Path) -> Iterator[tuple[tuple, int]]:
-    """Yield the place and the line of every key in a config file."""
-    for place, key, _ in _entries(_compose(path)):
+    """Yield the path and the line of every key in a config file."""
+    for key_path, key, _ in _entries(_compose(path)):
         if key is not None:
-            yield place, key.start_mark.line + 1
+            yield key_path, key.start_mark.line + 1
 
 
 def _remedy(value: object, spelled: str | None) -> str:
     if spelled is not None and yaml.safe_load(spelled) == value:
-        return f'YAML reads {spelled} so, quote it: "{spelled}"'
+        return f'this is how YAML reads {spelled}; quote it: "{spelled}"'
     if isinstance(value, bool):
-        return f"YAML reads {'YES, yes, on and true' if value else 'NO, no, off and false'} so, quote it"
+        return f"this is how YAML reads {'YES, yes, on and true' if value else 'NO, no, off and false'}; quote it"
     if isinstance(value, (int, float)):
-        return "YAML reads what looks like a number as one, quote it"
+        return "YAML reads text that looks like a number as a number; quote it"
     if isinstance(value, date):
-        return "YAML reads what looks like a date as one, quote it"
-    return "a key is text, quote it"
+        return "YAML reads text that looks like a date as a date; quote it"
+    return "a key must be text; quote it"
 
 
-def _shown(path: str | Path) -> str:
+def _relative(path: str | Path) -> str:
     return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
 
 
@@ -316,18 +316,18 @@ def _compose(path: str | Path) -> yaml.Node | None:
     return yaml.compose(Path(path).read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
 
 
-def _entries(node: yaml.Node | None, place: tuple = ()) -> Iterator[tuple[tuple, yaml.Node | None, yaml.Node]]:
-    """Yield the place, the key's node (None in a list) and the value's node of everything in a config file."""
+def _entries(node: yaml.Node | None, key_path: tuple = ()) -> Iterator[tuple[tuple, yaml.Node | None, yaml.Node]]:
+    """Yield (path, node of the key or None in a list, node of the value) for every entry of a config file."""
     if isinstance(node, yaml.MappingNode):
         loader = yaml.SafeLoader("")
         for key, value in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             name = loader.construct_object(key, deep=True)
-            here = (*place, name if name.__hash__ else str(name))
-            yield here, key, value
-            yield from _entries(value, here)
+            entry_path = (*key_path, name if name.__hash__ else str(name))
+            yield entry_path, key, value
+            yield from _entries(value, entry_path)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield (*place, index), None, value
-            yield from _entries(value, (*place, index))
+            yield (*key_path, index), None, value
+            yield from _entries(value, (*key_path, index))

@@ -1,4 +1,4 @@
-"""Names that the schema of the config takes from the tables that have them, where it says `names_of`.
+"""Fill names of potentials, engines, kinds and reward terms into the config schema wherever it has `names_of`.
 
 Needs: the standard library.
 """
@@ -11,7 +11,7 @@ from hullseeker.potentials.registry import EVALUATORS
 from hullseeker.relaxation.engines import ENGINES
 from hullseeker.rewards.presets import OPTIONS
 
-# The keys of a system of each kind, beside kind and label: those it needs, and those it may have.
+# Required and optional keys of a system of each kind, besides kind and label.
 KEYS_OF_KIND = {
     "language_model": (("stages",), ("grpo",)),
     "samples": (("path",), ()),
@@ -22,9 +22,9 @@ _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def fill_names(schema: object) -> None:
-    """Write the known names into every part of a schema that has `names_of`: an enum, or the keys of reward terms.
+    """Fill the allowed names into every part of a schema that has `names_of`: as an enum, or as keys of reward terms.
 
-    The schema bounds the options of a term where it describes the term; those of others are held to their types alone.
+    Options of terms that the schema does not describe are checked by type only.
     """
     if isinstance(schema, dict):
         table = schema.get("names_of")
@@ -33,13 +33,13 @@ def fill_names(schema: object) -> None:
                 schema["properties"].setdefault(name, _schema_of_term(options))
         elif table:
             schema["enum"] = list(_NAMES[table])
-    parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
-    for part in parts:
+    children = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    for part in children:
         fill_names(part)
 
 
 def _schema_of_term(options: dict) -> dict:
-    """Return the schema of a term by the types of its defaults; an option without a default may be anything."""
+    """Return the schema of a term from the types of its defaults; an option without a default may have any type."""
     numbers = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
     properties: dict[str, dict] = {"weight": {"type": "number"}, "clip": numbers}
     for name, default in options.items():

@@ -1,4 +1,4 @@
-"""The schema of the config: types and bounds from its file, which names all keys, meanings from config.yaml.
+"""Schema of the config: types and bounds from its file, descriptions of keys from the comments in config.yaml.
 
 Needs: pyyaml.
 """
@@ -17,7 +17,7 @@ _COMMENT = re.compile(r"\s#\s+(.*\S)")
 
 
 def closed_schema(path: str | Path) -> dict:
-    """Return the schema in which every key that config.yaml gives must be there."""
+    """Read a schema and make every key in it required."""
     schema = yaml.safe_load(Path(path).read_text())
     for _, part in [((), schema), *_parts(schema)]:
         if "properties" in part:
@@ -26,25 +26,25 @@ def closed_schema(path: str | Path) -> dict:
 
 
 def comments(config_path: str | Path) -> dict[tuple, str]:
-    """Return what a config file's comments say, by the place of the key: the first one in the comment's line."""
+    """Return the comment of each line of a config file, keyed by the path of the first key in that line."""
     lines = Path(config_path).read_text(encoding="utf-8-sig").split("\n")
-    places: dict[int, tuple] = {}
-    for place, line in keys_with_lines(config_path):
-        places.setdefault(line, place)
-    found = {place: _COMMENT.search(lines[line - 1]) for line, place in places.items()}
-    return {place: match[1] for place, match in found.items() if match}
+    first_keys: dict[int, tuple] = {}
+    for key_path, line in keys_with_lines(config_path):
+        first_keys.setdefault(line, key_path)
+    matches = {key_path: _COMMENT.search(lines[line - 1]) for line, key_path in first_keys.items()}
+    return {key_path: match[1] for key_path, match in matches.items() if match}
 
 
 def describe(schema: dict, config_path: str | Path) -> None:
-    """Write into a schema's keys, as descriptions, what the comments of a config file say of them."""
-    said = comments(config_path)
-    for place, part in _parts(schema):
-        if place in said:
-            part["description"] = said[place]
+    """Add the comments of a config file to a schema as descriptions of its keys."""
+    descriptions = comments(config_path)
+    for key_path, part in _parts(schema):
+        if key_path in descriptions:
+            part["description"] = descriptions[key_path]
 
 
-def _parts(schema: Mapping, place: tuple = ()) -> Iterator[tuple[tuple, dict]]:
-    """Yield every key that a schema names, by its place, with what the schema says of it."""
+def _parts(schema: Mapping, key_path: tuple = ()) -> Iterator[tuple[tuple, dict]]:
+    """Yield the path and the subschema of every key in a schema."""
     for name, part in schema.get("properties", {}).items():
-        yield (*place, name), part
-        yield from _parts(part, (*place, name))
+        yield (*key_path, name), part
+        yield from _parts(part, (*key_path, name))

@@ -1,4 +1,4 @@
-"""The config, checked before any job starts: schema first, then combinations that cannot work.
+"""Read the config and check it before any job starts: against the schema, then for impossible combinations.
 
 Needs: jsonschema, pyyaml, snakemake.
 """
@@ -39,16 +39,16 @@ from hullseeker.workflow.config_names import KEYS_OF_KIND, fill_names
 from hullseeker.workflow.config_schema import closed_schema, describe
 from hullseeker.workflow.replicates import replicates_of, with_replicates
 
-# Beside kind and label, what a system of any kind may have.
+# Optional keys of a system of any kind, besides kind and label.
 _OF_ANY_KIND = ("paper_row",)
-# What data.phases says for the embedded phases; a file of that name is not meant.
+# Value of data.phases that selects the embedded phases; it is never taken as a path.
 EMBEDDED_PHASES = "demo"
 _NUMBER_WITHOUT_POINT = re.compile(r"[+-]?\d+[eE][+-]?\d+")
 
 
 _OUT_OF_CONFIG = (
-    "the config is written into results and logs: take it out; MP_API_KEY and HF_TOKEN belong into the environment, a "
-    "user and password of a server into ~/.netrc"
+    "the config is written into results and logs; remove it from the config, put MP_API_KEY and HF_TOKEN into the "
+    "environment, and the user and password of a server into ~/.netrc"
 )
 
 
@@ -60,7 +60,8 @@ def _is_number(_, value: object) -> bool:
     return _is_integer(_, value) or (isinstance(value, float) and math.isfinite(value))
 
 
-# JSON Schema counts 2.0 as an integer, which Python's own functions refuse, and YAML has .nan and .inf.
+# Stricter than JSON Schema: 2.0 is not an integer, since Python functions such as range reject it, and YAML's .nan and
+# .inf are not numbers.
 _Validator = validators.extend(
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number}),
@@ -68,32 +69,32 @@ _Validator = validators.extend(
 
 
 class ConfigError(ValueError):
-    """A config that names an unknown key, a wrong value, or a combination that cannot work."""
+    """A config with an unknown key, a wrong value, or a combination of values that cannot work."""
 
 
 def apply_overlays(config: dict, overlay_paths: Iterable[str | Path], command_line: Iterable[str] = ()) -> list[Path]:
-    """Put overlays, the files they extend and `--config` into the config, and return these files as they apply.
+    """Merge overlays, the files they extend and `--config` into the config; return the files in the order applied.
 
-    Snakemake has merged the overlays, but nothing that they extend. It has merged `systems` too, and here those of the
-    last file that has some replace all others. It has read all within an entry of `--config` as text.
+    Snakemake has merged the overlays already, but without the files that they extend, with the `systems` of all files
+    combined (here the last file with `systems` replaces the others), and with nested values of `--config` as text.
     """
     try:
         files = with_bases(overlay_paths)
-        given = read_command_line(command_line)
+        overrides = read_command_line(command_line)
     except (BaseFileError, CommandLineError) as error:
         raise ConfigError(str(error)) from None
-    if EXTENDS in given:
+    if EXTENDS in overrides:
         raise ConfigError(
-            f"--config has {EXTENDS}, which stands in config files alone; name the file with --configfile"
+            f"--config has {EXTENDS}, which only config files may contain; name the file with --configfile"
         )
-    as_snakemake_read = {key: config[key] for key in given if key in config}
+    as_snakemake_read = {key: config[key] for key in overrides if key in config}
     for path in files:
         overlay = load_configfile(path)
         if overlay.pop(EXTENDS, None):
             config.pop(EXTENDS, None)
         systems = overlay.get("systems", config.get("systems"))
         config.update({**merged(config, overlay), "systems": systems})
-    for key, value in given.items():
+    for key, value in overrides.items():
         if key != "systems" and isinstance(value, Mapping) and isinstance(config.get(key), Mapping):
             config[key] = merged(config[key], value)
         elif key == "systems" or value is None or isinstance(value, (Mapping, list)):
@@ -104,7 +105,7 @@ def apply_overlays(config: dict, overlay_paths: Iterable[str | Path], command_li
 
 
 def read_config(*overlay_paths: str | Path) -> dict:
-    """Return config.yaml of the working folder with overlays on top, as the rules have it, unchecked."""
+    """Return config.yaml of the working folder merged with overlays, as the rules see it, without checks."""
     config = load_configfile("config.yaml")
     for path in overlay_paths:
         update_config(config, load_configfile(path))
@@ -115,18 +116,18 @@ def read_config(*overlay_paths: str | Path) -> dict:
 def check_config(config: Mapping, schema_path: str | Path, config_paths: Iterable[str | Path] = ()) -> None:
     """Raise ConfigError with one line per problem: the key, its value, what was expected, what to do.
 
-    Of the files in `config_paths` it is told which keys stand twice, and how a value was spelled before YAML read it.
+    The files in `config_paths` are searched for duplicate keys and for the original spelling of values.
     """
     spellings = Spellings(config_paths)
-    # First: other problems are told with the values that they are of.
+    # Secrets first, since the messages about other problems repeat values.
     problems = list(_secrets_in(config))
-    problems = problems or spellings.repeated + list(_keys_that_are_no_text(config, spellings))
+    problems = problems or spellings.repeated + list(_keys_not_read_as_text(config, spellings))
     if not problems:
         schema = closed_schema(schema_path)
         fill_names(schema)
         errors = _Validator(schema).iter_errors(config)
         errors = sorted(errors, key=lambda e: [str(p) for p in e.absolute_path])
-        if errors:  # each holds the part of the schema that it is of
+        if errors:  # adds descriptions to the subschemas that the errors refer to
             describe(schema, Path(schema_path).parents[1] / "config.yaml")
         problems = [line for error in errors for line in _describe(error, spellings)]
     if not problems:
@@ -136,37 +137,37 @@ def check_config(config: Mapping, schema_path: str | Path, config_paths: Iterabl
         raise ConfigError("the config cannot be used:\n" + "\n".join(f"  - {p}" for p in problems))
 
 
-def _secrets_in(value: object, place: tuple = ()) -> Iterator[str]:
-    """Yield a line per secret in the config, which does not repeat it."""
+def _secrets_in(value: object, key_path: tuple = ()) -> Iterator[str]:
+    """Yield one line per secret in the config, without the secret itself."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if what := secret_in(str(key)):
-                yield f"{'.'.join(map(str, place)) or 'the config'} has a key that {what}; {_OUT_OF_CONFIG}"
+            if finding := secret_in(str(key)):
+                yield f"{'.'.join(map(str, key_path)) or 'the config'} has a key that {finding}; {_OUT_OF_CONFIG}"
             else:
-                yield from _secrets_in(inner, (*place, key))
+                yield from _secrets_in(inner, (*key_path, key))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _secrets_in(inner, (*place, index))
-    elif isinstance(value, str) and (what := secret_in(value)):
-        yield f"{'.'.join(map(str, place))} {what}; {_OUT_OF_CONFIG}"
+            yield from _secrets_in(inner, (*key_path, index))
+    elif isinstance(value, str) and (finding := secret_in(value)):
+        yield f"{'.'.join(map(str, key_path))} {finding}; {_OUT_OF_CONFIG}"
 
 
-def _keys_that_are_no_text(value: object, spellings: Spellings, place: tuple = ()) -> Iterator[str]:
-    """Yield a line per key, at any level, that YAML has not read as text."""
+def _keys_not_read_as_text(value: object, spellings: Spellings, key_path: tuple = ()) -> Iterator[str]:
+    """Yield one line per key, at any level, that YAML did not read as text."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            here = (*place, key)
+            inner_path = (*key_path, key)
             if not isinstance(key, str):
-                name = ".".join(map(str, place)) or "the config"
-                yield f"{name} has the key {key!r}; {spellings.remedy_for_key(here)}"
-            yield from _keys_that_are_no_text(inner, spellings, here)
+                name = ".".join(map(str, key_path)) or "the config"
+                yield f"{name} has the key {key!r}; {spellings.remedy_for_key(inner_path)}"
+            yield from _keys_not_read_as_text(inner, spellings, inner_path)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _keys_that_are_no_text(inner, spellings, (*place, index))
+            yield from _keys_not_read_as_text(inner, spellings, (*key_path, index))
 
 
 def _wants_text(error: ValidationError) -> bool:
-    """Whether a value was refused where text belongs."""
+    """Whether an error is about a value that should be text."""
     if error.validator == "enum":
         return any(isinstance(allowed, str) for allowed in error.validator_value)
     return error.validator == "type" and "string" in error.validator_value
@@ -183,11 +184,11 @@ def _describe(error: ValidationError, spellings: Spellings) -> list[str]:
         for unknown in [name for name in value if name not in known]:
             close = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.5)
             remedy = f"did you mean {close[0]}?" if close else f"known keys are {', '.join(known)}"
-            place = f"{key}." if error.absolute_path else ""
+            prefix = f"{key}." if error.absolute_path else ""
             if names_a_secret(unknown):
-                lines.append(f"{place}{unknown} is not a key of the config; {_OUT_OF_CONFIG}")
+                lines.append(f"{prefix}{unknown} is not a key of the config; {_OUT_OF_CONFIG}")
                 continue
-            lines.append(f"{place}{unknown} (value {value[unknown]!r}) is not a key of the config; {remedy}")
+            lines.append(f"{prefix}{unknown} (value {value[unknown]!r}) is not a key of the config; {remedy}")
         return lines
     if "propertyNames" in error.absolute_schema_path:
         return [f"{key} has the key {value!r}; a name must match {rule}"]
@@ -220,14 +221,14 @@ def _describe(error: ValidationError, spellings: Spellings) -> list[str]:
 
 
 def _check_files(data: Mapping) -> list[str]:
-    """Return what is wrong with the paths of the data section."""
-    source, named = data["source"], {key: data[key] for key in ("materials", "train", "val", "test", "phases")}
-    given = {key: path for key, path in named.items() if path}
+    """Return the problems with the paths in the data section."""
+    source, paths = data["source"], {key: data[key] for key in ("materials", "train", "val", "test", "phases")}
+    given = {key: path for key, path in paths.items() if path}
     if source == "demo" and given.get("phases") == EMBEDDED_PHASES:
-        return ["data.phases is 'demo', and data.source: demo has the embedded phases already; make data.phases null"]
+        return ["data.phases is 'demo', but data.source: demo has the embedded phases already; set data.phases to null"]
     if source not in ("files", "mp20"):
         return [
-            f"data.{key} is {path!r}, which data.source: {source} does not read; use data.source: files"
+            f"data.{key} is {path!r}, which data.source: {source} does not read; remove it, or use data.source: files"
             for key, path in given.items()
         ]
     problems = [
@@ -243,8 +244,8 @@ def _check_files(data: Mapping) -> list[str]:
         problems.append("data.source is mp20; give its CSV files as data.train, data.val and data.test")
     elif "materials" in given and ready_made:
         problems.append(
-            f"data.materials and data.{sorted(ready_made)[0]} are both given; give one set to be split, or ready-made "
-            "splits"
+            f"data.materials and data.{sorted(ready_made)[0]} are both given; give either one set to split, or "
+            "ready-made splits"
         )
     elif "materials" not in given and not {"train", "test"} <= ready_made:
         problems.append("data.source is files; give data.materials, or data.train and data.test")
@@ -252,7 +253,7 @@ def _check_files(data: Mapping) -> list[str]:
 
 
 def _check_keys_of_kind(name: str, system: Mapping) -> list[str]:
-    """Return what a system lacks of the keys of its kind, and what it has of another's."""
+    """Return the required keys that a system lacks, and the keys that its kind does not have."""
     kind, problems = system["kind"], []
     needed, allowed = KEYS_OF_KIND[kind]
     for key in needed:
@@ -269,11 +270,11 @@ def _check_keys_of_kind(name: str, system: Mapping) -> list[str]:
 
 
 def _check_paper_rows(systems: Mapping, path: Path) -> list[str]:
-    """Return which systems stand beside a row that the paper's tables do not have."""
+    """Return the systems whose `paper_row` is not in the paper's tables."""
     with open(path, newline="") as handle:
         rows = list(dict.fromkeys(line["system"] for line in csv.DictReader(handle)))
     return [
-        f"systems.{name}.paper_row is {system['paper_row']!r}, which is no row of the paper's tables; there are "
+        f"systems.{name}.paper_row is {system['paper_row']!r}, which is not a row of the paper's tables; there are "
         f"{', '.join(rows)}"
         for name, system in systems.items()
         if "paper_row" in system and system["paper_row"] not in rows
@@ -281,7 +282,7 @@ def _check_paper_rows(systems: Mapping, path: Path) -> list[str]:
 
 
 def _check_cdvae(config: Mapping) -> list[str]:
-    """Return what is wrong with the CDVAE section, and with systems of that kind beyond the first."""
+    """Return the problems with the CDVAE section, and whether more than one system is of that kind."""
     noise, names = config["cdvae"]["noise"], [n for n, s in config["systems"].items() if s["kind"] == "cdvae"]
     problems = [
         f"cdvae.noise.{largest} is {noise[largest]:g}; it must be above {smallest} ({noise[smallest]:g})"
@@ -292,12 +293,14 @@ def _check_cdvae(config: Mapping) -> list[str]:
         if noise[largest] <= noise[smallest]
     ]
     if len(names) > 1:
-        problems.append(f"systems {', '.join(names)} are all of kind: cdvae, of which there is one model; keep one")
+        problems.append(
+            f"systems {', '.join(names)} are all of kind: cdvae, but an experiment has only one model; keep one"
+        )
     return problems
 
 
 def _check_rewards(chosen: Mapping[str, str], grpo: Mapping) -> list[str]:
-    """Return what is wrong with the presets, and with the rewards chosen among them, by their key in the config."""
+    """Return the problems with reward presets and with the choices among them; `chosen` maps config key to preset."""
     presets, problems = grpo["rewards"], []
     for name, preset in presets.items():
         try:
@@ -319,20 +322,20 @@ def _check_rewards(chosen: Mapping[str, str], grpo: Mapping) -> list[str]:
             close = difflib.get_close_matches(reward, presets, n=1, cutoff=0.5)
             remedy = f"did you mean {close[0]}? " if close else ""
             problems.append(
-                f"{key} is {reward!r}, which is no preset of grpo.rewards; {remedy}there are {', '.join(presets)}"
+                f"{key} is {reward!r}, which is not a preset of grpo.rewards; {remedy}there are {', '.join(presets)}"
             )
     return problems
 
 
 def _check_base_model(base: Mapping) -> list[str]:
-    """Return what is wrong with a base model that is made of a GGUF file."""
+    """Return the problems with the base model settings of a GGUF file."""
     if base["gguf_sha256"] and not is_gguf(base["path"]):
-        return [f"base_model.gguf_sha256 is given, and base_model.path is {base['path']!r}, no GGUF file; remove it"]
+        return [f"base_model.gguf_sha256 is set, but base_model.path is {base['path']!r}, not a GGUF file; remove it"]
     return [problem] if (problem := problem_with(base["path"])) else []
 
 
 def _check_comparison(config: Mapping) -> list[str]:
-    """Return what is wrong with replicates and with the baseline of the comparison."""
+    """Return the problems with the replicates and with the baseline of the comparison."""
     systems, baseline = config["systems"], config["comparison"]["baseline"]
     problems = []
     try:
@@ -341,39 +344,39 @@ def _check_comparison(config: Mapping) -> list[str]:
         problems.append(str(error))
     trained = list(replicates_of(systems, 1))
     if baseline is not None and baseline not in trained:
-        known = f"there are {', '.join(trained)}" if trained else "there is none, so make it null"
+        known = f"there are {', '.join(trained)}" if trained else "there is none, so set it to null"
         problems.append(f"comparison.baseline is {baseline!r}; it must be a system that is finetuned here; {known}")
     elif baseline is not None and len(trained) < 2:
-        problems.append(f"comparison.baseline is {baseline!r}, and no other system is finetuned; make it null")
+        problems.append(f"comparison.baseline is {baseline!r}, but no other system is finetuned; set it to null")
     return problems
 
 
 def _check_evaluator(key: str, relax: Mapping) -> list[str]:
-    """Return what is wrong with an evaluator, named by its key: its model, precision, engine and optimizer."""
+    """Return the problems with the model, precision, engine and optimizer of the evaluator at a config key."""
     potential, model, precision = relax["potential"], relax["model"], relax["precision"]
     evaluator, problems = EVALUATORS[potential], []
     known = ", ".join(evaluator.models)
     if model is not None and model not in evaluator.models and not Path(model).is_file():
         remedy = f"{potential} knows {known}; or give the path of a checkpoint"
         if "/" in model or Path(model).suffix in (".pt", ".pth", ".tar", ".ckpt"):
-            wrong = "is no file"
+            reason = "is no file"
         else:
-            wrong = "is not one of its models"
+            reason = "is not one of its models"
             close = difflib.get_close_matches(model, evaluator.models, n=1, cutoff=0.5)
             remedy = f"did you mean {close[0]}? {remedy}" if close else remedy
-        problems.append(f"{key}.model is {model!r}, which {wrong}; {remedy}")
+        problems.append(f"{key}.model is {model!r}, which {reason}; {remedy}")
     if precision not in evaluator.precisions:
-        able = ", ".join(name for name, other in EVALUATORS.items() if precision in other.precisions)
+        others = ", ".join(name for name, other in EVALUATORS.items() if precision in other.precisions)
         problems.append(
-            f"{key}.precision is {precision!r}, and {key}.potential: {potential} computes in "
-            f"{' or '.join(evaluator.precisions)} alone; use that, or a potential that has {precision} ({able})"
+            f"{key}.precision is {precision!r}, but {key}.potential: {potential} computes only in "
+            f"{' or '.join(evaluator.precisions)}; use that, or a potential that has {precision} ({others})"
         )
     engine, optimizer = ENGINES[relax["engine"]], relax["optimizer"]
     if relax["engine"] not in evaluator.engines:
-        able = ", ".join(name for name, other in EVALUATORS.items() if relax["engine"] in other.engines)
+        others = ", ".join(name for name, other in EVALUATORS.items() if relax["engine"] in other.engines)
         problems.append(
             f"{key}.engine is {relax['engine']!r}, which has no wrapper for {key}.potential: {potential}; use "
-            f"{key}.engine: {evaluator.engines[0]}, or another potential ({able})"
+            f"{key}.engine: {evaluator.engines[0]}, or another potential ({others})"
         )
     if optimizer not in engine.optimizers:
         problems.append(
@@ -382,20 +385,22 @@ def _check_evaluator(key: str, relax: Mapping) -> list[str]:
         )
     if relax["keep_symmetry"] and relax["rattle_ang"]:
         problems.append(
-            f"relax.keep_symmetry is true, and {key}.rattle_ang is {relax['rattle_ang']:g}, which breaks every "
+            f"relax.keep_symmetry is true, but {key}.rattle_ang is {relax['rattle_ang']:g}, which breaks every "
             "symmetry; set one of them to its default"
         )
     if relax["keep_symmetry"] and relax["engine"] == "torch_sim":
-        problems.append(f"relax.keep_symmetry is true, which {key}.engine: torch_sim cannot do; use per_cell")
+        problems.append(f"relax.keep_symmetry is true, which {key}.engine: torch_sim does not support; use per_cell")
     return problems
 
 
 def _check_combinations(config: Mapping) -> list[str]:
     problems = []
     grpo, data = config["grpo"], config["data"]
-    of_systems = {f"systems.{name}.grpo": {**grpo, **one.get("grpo", {})} for name, one in config["systems"].items()}
-    problems += problems_of_scale(config, {"grpo": grpo, **of_systems})
-    problems += _check_rewards({f"{key}.reward": settings["reward"] for key, settings in of_systems.items()}, grpo)
+    grpo_of_systems = {
+        f"systems.{name}.grpo": {**grpo, **system.get("grpo", {})} for name, system in config["systems"].items()
+    }
+    problems += problems_of_scale(config, {"grpo": grpo, **grpo_of_systems})
+    problems += _check_rewards({f"{key}.reward": settings["reward"] for key, settings in grpo_of_systems.items()}, grpo)
     low, high = config["relax"]["energy_range_ev_per_atom"]
     if low >= high:
         problems.append(f"relax.energy_range_ev_per_atom is [{low}, {high}]; give the lower bound first")
@@ -403,7 +408,7 @@ def _check_combinations(config: Mapping) -> list[str]:
     if held_out >= 1:
         problems.append(
             f"data.test_fraction + data.validation_fraction is {held_out:g}; "
-            "it must leave something to train on, so stay below 1"
+            "it must be below 1, so that something is left to train on"
         )
     problems += _check_base_model(config["base_model"])
     problems += _check_files(data)
@@ -417,35 +422,39 @@ def _check_combinations(config: Mapping) -> list[str]:
     problems += repeated_evaluators(config["relax"])
     if config["hull"]["reference"] == "mp" and data["source"] in ("demo", "mp20"):
         problems.append(
-            f"hull.reference is 'mp', and data.source: {data['source']} has no competing phases with the Materials "
+            f"hull.reference is 'mp', but data.source: {data['source']} has no competing phases with the Materials "
             "Project's energies; use data.source: materials_project, or hull.reference: evaluator"
         )
     if config["hull"]["reference"] == "mp" and data["source"] == "files" and data["phases"] == EMBEDDED_PHASES:
         problems.append(
-            "hull.reference is 'mp', and data.phases: demo has energies of SevenNet-0, none of the Materials Project; "
+            "hull.reference is 'mp', but data.phases: demo has energies of SevenNet-0, not of the Materials Project; "
             "use hull.reference: evaluator, or a file of phases"
         )
     if config["table2"]["structure_cutoff"] <= config["table2"]["structure_novelty_cutoff"]:
-        problems.append("table2.structure_novelty_cutoff must be below table2.structure_cutoff")
+        problems.append(
+            f"table2.structure_novelty_cutoff is {config['table2']['structure_novelty_cutoff']:g}; it must be below "
+            f"table2.structure_cutoff ({config['table2']['structure_cutoff']:g})"
+        )
     for name, system in config["systems"].items():
         problems += _check_keys_of_kind(name, system)
         stages = system.get("stages", [])
         if len(set(stages)) != len(stages) or ("sft" in stages and stages.index("sft") != 0):
-            problems.append(f"systems.{name}.stages is {stages}; a stage comes once, and sft comes first")
+            problems.append(f"systems.{name}.stages is {stages}; give each stage at most once, where sft comes first")
         if system.get("grpo") and "grpo" not in stages:
-            problems.append(f"systems.{name}.grpo is {system['grpo']}, and its stages are {stages}; add grpo to them")
+            problems.append(f"systems.{name}.grpo is {system['grpo']}, but its stages are {stages}; add grpo to them")
     return problems + _check_prompt(Path(config["prompt"]["path"]))
 
 
 def _check_prompt(template: Path) -> list[str]:
-    """Return what is wrong with the file of the prompt."""
+    """Return the problem with the prompt file, if any."""
     if not template.is_file():
-        what = "is a folder" if template.is_dir() else "does not exist"
-        return [f"prompt.path is {str(template)!r}, which {what}; the paper's prompt is resources/prompt.txt"]
+        reason = "is a folder" if template.is_dir() else "does not exist"
+        return [f"prompt.path is {str(template)!r}, which {reason}; the paper's prompt is resources/prompt.txt"]
     try:
         text = template.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return [f"prompt.path is {str(template)!r}, which cannot be read as UTF-8 text ({error}); save it as such"]
+        return [f"prompt.path is {str(template)!r}, which cannot be read as UTF-8 text ({error}); save it as UTF-8"]
     if text.count("{formula}") != 1:
-        return [f"{template} must contain {{formula}} exactly once; that is where the chemical formula goes"]
+        n = text.count("{formula}")
+        return [f"{template} contains {{formula}} {n} times; write it exactly once, where the chemical formula belongs"]
     return []

@@ -1,4 +1,4 @@
-"""What jobs ask a cluster for, as the resources of a rule: memory and time by attempt, and a GPU by the config.
+"""Resources of rules on a cluster: memory and time per attempt, and a GPU where the config uses one.
 
 Needs: the standard library.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-# By the name that the executor knows: what profiles/slurm calls it in its default-resources.
+# Resource name in the executor: name of the default resource in profiles/slurm.
 _NAMES_OF_GPUS = {"slurm_partition": "gpu_partition", "gpu_model": "gpu_type"}
 
 
 def per_attempt(amount: int) -> Callable[[Any, int], int]:
-    """Return a resource of which each retry asks for as much again."""
-    return lambda wildcards, attempt: amount * attempt  # noqa: ARG005  Snakemake passes it first
+    """Return a resource that grows by `amount` with each attempt."""
+    return lambda wildcards, attempt: amount * attempt  # noqa: ARG005  Snakemake passes wildcards first
 
 
 def names_of_gpus(default_resources: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return the partition and model of GPUs that a profile names, as resources of a job with a GPU."""
-    given = default_resources or {}
-    return {name: str(given[key].raw) for name, key in _NAMES_OF_GPUS.items() if key in given}
+    """Return the GPU partition and model from the default resources of a profile, as resources of a GPU job."""
+    defaults = default_resources or {}
+    return {name: str(defaults[key].raw) for name, key in _NAMES_OF_GPUS.items() if key in defaults}
 
 
 def gpu_job(
@@ -32,13 +32,13 @@ def gpu_job(
     rules_on_cpu: Collection[str],
     names: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the resources of a rule that computes on a GPU.
+    """Return the resources of a rule that can compute on a GPU.
 
-    Where the config has it compute on the CPU, it asks for its time alone: what fits a CPU fits the default memory.
+    A rule in `rules_on_cpu` requests only its run time and takes the default memory.
     """
     if rule in rules_on_cpu:
         return {"runtime": per_attempt(runtime)}
-    # The executor tells sbatch of `gpu`, not of `gpus`.
+    # The Slurm executor passes `gpu` to sbatch, not `gpus`.
     return {
         "gpu": 1,
         "cpus_per_task": cpus_per_task,

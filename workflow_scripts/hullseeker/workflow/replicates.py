@@ -1,6 +1,6 @@
-"""Replicates: one system trained more than once, each time with a seed of its own, as systems of their own.
+"""Replicates: repeated trainings of one system with different seeds, each treated as a system.
 
-Needs: the standard library. A replicate of `sft` is the system `sft_2`; its models lie in `models/sft.2`.
+Needs: the standard library. The second replicate of `sft` is the system `sft_2`; its model is `models/sft.2`.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ _STAGES = re.compile(r"(?:sft-)?grpo|sft")
 
 
 def is_replicated(system: Mapping) -> bool:
-    """Whether a system is trained here by stages, and so more than once where the config wants replicates."""
+    """Whether a system is finetuned here, so that `replicates` of the config applies to it."""
     return system["kind"] == "language_model" and bool(system.get("stages"))
 
 
 def with_replicates(systems: Mapping[str, Mapping], n_replicates: int) -> dict[str, dict]:
-    """Return the systems with each trained one `n_replicates` times, in a row; further ones carry `replicate`.
+    """Return the systems with `n_replicates` of each finetuned one; the second and further ones have a key `replicate`.
 
-    Raises ValueError where a replicate's name is another system's.
+    Raises ValueError if a replicate has the name of another system.
     """
-    found: dict[str, dict] = {}
+    expanded: dict[str, dict] = {}
     for name, system in systems.items():
-        found[name] = dict(system)
+        expanded[name] = dict(system)
         for i in range(2, n_replicates + 1 if is_replicated(system) else 2):
             if f"{name}_{i}" in systems:
                 raise ValueError(f"systems.{name}_{i} has the name of a replicate of {name}; rename it")
-            # The paper's row stands beside the first one alone.
-            further = {key: value for key, value in system.items() if key != "paper_row"}
-            found[f"{name}_{i}"] = {**further, "label": f"{system['label']} ({i})", "replicate": i}
-    return found
+            # The paper's row is printed beside the first replicate only.
+            settings = {key: value for key, value in system.items() if key != "paper_row"}
+            expanded[f"{name}_{i}"] = {**settings, "label": f"{system['label']} ({i})", "replicate": i}
+    return expanded
 
 
 def replicates_of(systems: Mapping[str, Mapping], n_replicates: int) -> dict[str, list[str]]:
-    """Return the names of all replicates of every system that is trained by stages, the first one first."""
+    """Return the names of all replicates of every finetuned system, the first one first."""
     return {
         name: [name, *(f"{name}_{i}" for i in range(2, n_replicates + 1))]
         for name, system in systems.items()
@@ -45,32 +45,32 @@ def replicates_of(systems: Mapping[str, Mapping], n_replicates: int) -> dict[str
 
 
 def chain_of(name: str, system: Mapping) -> str:
-    """Return what a system's model is called, empty for the base model: sft, grpo, sft-grpo, sft-grpo-mine, sft.2.
+    """Return the name of a system's model, empty for the base model: sft, grpo, sft-grpo, sft-grpo-mine, sft.2.
 
-    With GRPO settings of its own the system's name follows the stages; the replicate's number follows a point.
+    The name of a system with its own GRPO settings follows the stages; the number of a replicate follows a dot.
     """
     number = system.get("replicate", 1)
-    own = [name.removesuffix(f"_{number}") if number > 1 else name] if system.get("grpo") else []
-    chain = "-".join([*system.get("stages", []), *own])
+    own_name = [name.removesuffix(f"_{number}") if number > 1 else name] if system.get("grpo") else []
+    chain = "-".join([*system.get("stages", []), *own_name])
     return f"{chain}.{number}" if chain and number > 1 else chain
 
 
 def chain_before(chain: str, stage: str) -> str:
-    """Return the chain that a stage of another starts from, of the same replicate; empty for the base model."""
-    words, point, number = chain.partition(".")
-    before = "-".join(words.split("-")[: words.split("-").index(stage)])
-    return before and before + point + number
+    """Return the chain from which a stage of `chain` starts, for the same replicate; empty for the base model."""
+    stages, dot, number = chain.partition(".")
+    before = "-".join(stages.split("-")[: stages.split("-").index(stage)])
+    return before and before + dot + number
 
 
 def training_seed(seed: int, rule: str, chain: str) -> int:
-    """Return the seed of a training: of its rule, stages and replicate, not of its settings.
+    """Derive the seed of a training from its rule, stages and replicate, but not from its settings.
 
-    Systems that differ in their reward alone see the same prompts in the same order.
+    Systems that differ only in their reward therefore see the same prompts in the same order.
     """
     number = chain.partition(".")[2]
     stages = []
     if rule != "train_sft":
-        found = _STAGES.match(chain)
-        assert found is not None, chain
-        stages.append(found.group())
+        match = _STAGES.match(chain)
+        assert match is not None, chain
+        stages.append(match.group())
     return seed_for(seed, rule, *stages, *([number] if number else [])) % 2**31

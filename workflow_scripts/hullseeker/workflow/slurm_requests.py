@@ -1,4 +1,4 @@
-"""Whether a Slurm cluster gives what rules ask for: partition, account, GPU, memory, time; nothing is queued.
+"""Check without submitting a job that a Slurm cluster accepts the resources of rules.
 
 Needs: Slurm's own commands.
 """
@@ -10,51 +10,51 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hullseeker.workflow.slurm import last_line, told
+from hullseeker.workflow.slurm import last_line, run_command
 
 PROFILE = "profiles/slurm/config.yaml"
 
 
 @dataclass
 class Partition:
-    """A partition: the longest job in minutes (none: no bound), and its GPUs as Slurm writes them."""
+    """A partition: its time limit in minutes (None: no limit), and its GPUs in Slurm's notation."""
 
-    longest_min: float | None
+    limit_min: float | None
     gpus: set[str]
     is_default: bool = False
 
 
 def refused_requests(requests: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return what the cluster refuses of these requests, resources by rule, in one sentence for each different one.
+    """Return one sentence per distinct refusal of these requests, which map a rule to its resources.
 
-    Slurm itself is asked, with `sbatch --test-only`; but it takes a job that no partition has time for, and lets it
-    wait for ever, so the times are compared here.
+    Requests are tried with `sbatch --test-only`. Run times are compared with the limits of partitions here, since Slurm
+    accepts a job that is too long for every partition and never starts it.
     """
     partitions = _partitions()
-    asked: dict[tuple[str, ...], str] = {}
+    rule_of_options: dict[tuple[str, ...], str] = {}
     for rule, resources in requests.items():
-        asked.setdefault(tuple(_sbatch_words(resources)), rule)
+        rule_of_options.setdefault(tuple(_sbatch_options(resources)), rule)
     problems: dict[str, str] = {}
-    for words, rule in asked.items():
-        answer = told("sbatch", "--test-only", *words, "--wrap", "true")
+    for options, rule in rule_of_options.items():
+        answer = run_command("sbatch", "--test-only", *options, "--wrap", "true")
         if answer.returncode:
-            problems.setdefault(_explained(last_line(answer.stderr), requests[rule], partitions), rule)
+            problems.setdefault(_explain(last_line(answer.stderr), requests[rule], partitions), rule)
     problems |= _too_long(requests, partitions)
     return [f"{problem} ({PROFILE}; rule {rule})" for problem, rule in problems.items()]
 
 
 def _partitions() -> dict[str, Partition]:
-    """Return the partitions by name, as sinfo prints them."""
-    found: dict[str, Partition] = {}
-    for line in told("sinfo", "--noheader", "--format=%P|%l|%G").stdout.splitlines():
+    """Return the partitions by name, from sinfo."""
+    partitions: dict[str, Partition] = {}
+    for line in run_command("sinfo", "--noheader", "--format=%P|%l|%G").stdout.splitlines():
         name, limit, gres = line.split("|")
-        partition = found.setdefault(name.rstrip("*"), Partition(_minutes(limit), set(), name.endswith("*")))
+        partition = partitions.setdefault(name.rstrip("*"), Partition(_minutes(limit), set(), name.endswith("*")))
         partition.gpus |= {part for part in gres.split(",") if part.startswith("gpu")}
-    return found
+    return partitions
 
 
 def _minutes(limit: str) -> float | None:
-    """Return Slurm's [days-]hours:minutes:seconds in minutes."""
+    """Convert Slurm's [days-]hours:minutes:seconds to minutes; None for any other text, such as infinite."""
     days, _, clock = limit.rpartition("-")
     parts = clock.split(":")
     if not all(part.isdigit() for part in parts):
@@ -63,62 +63,66 @@ def _minutes(limit: str) -> float | None:
     return (int(days or 0) * 86400 + seconds) / 60
 
 
-def _partition_of(asked: Mapping[str, object], partitions: Mapping[str, Partition]) -> str | None:
+def _partition_of(resources: Mapping[str, object], partitions: Mapping[str, Partition]) -> str | None:
     default = next((name for name, partition in partitions.items() if partition.is_default), None)
-    return str(asked.get("slurm_partition") or default or "") or None
+    return str(resources.get("slurm_partition") or default or "") or None
 
 
 def _too_long(requests: Mapping[str, Mapping[str, object]], partitions: Mapping[str, Partition]) -> dict[str, str]:
-    """Return what to change by the rule of the longest job of each partition that has no time for it."""
+    """Return one problem per partition whose time limit is too short, with the rule of its longest job."""
     longest: dict[str, str] = {}
-    for rule, asked in requests.items():
-        name = _partition_of(asked, partitions)
-        if name and name in partitions and _asked_min(asked) > _asked_min(requests.get(longest.get(name, ""), {})):
+    for rule, resources in requests.items():
+        name = _partition_of(resources, partitions)
+        previous = requests.get(longest.get(name or "", ""), {})
+        if name and name in partitions and _runtime_min(resources) > _runtime_min(previous):
             longest[name] = rule
     return {
-        f"a job asks for {_asked_min(requests[rule]):g} minutes, and the partition {name!r} ends jobs after "
-        f"{partitions[name].longest_min:g}: name a partition for longer ones, or ask for less": rule
+        f"a job requests {_runtime_min(requests[rule]):g} minutes, but the partition {name!r} ends jobs after "
+        f"{partitions[name].limit_min:g}: name a partition for longer jobs, or request less": rule
         for name, rule in longest.items()
-        if _asked_min(requests[rule]) > (partitions[name].longest_min or float("inf"))
+        if _runtime_min(requests[rule]) > (partitions[name].limit_min or float("inf"))
     }
 
 
-def _asked_min(asked: Mapping[str, object]) -> float:
-    return float(str(asked.get("runtime") or 0))
+def _runtime_min(resources: Mapping[str, object]) -> float:
+    return float(str(resources.get("runtime") or 0))
 
 
-def _sbatch_words(resources: Mapping[str, object]) -> list[str]:
-    """Return the options that the executor gives to sbatch for these resources."""
-    words = [f"--cpus-per-task={resources.get('cpus_per_task') or resources.get('_cores') or 1}"]
+def _sbatch_options(resources: Mapping[str, object]) -> list[str]:
+    """Return the sbatch options that the executor derives from these resources."""
+    arguments = [f"--cpus-per-task={resources.get('cpus_per_task') or resources.get('_cores') or 1}"]
     options = {"slurm_account": "account", "slurm_partition": "partition", "mem_mb": "mem", "runtime": "time"}
     options |= {"constraint": "constraint", "qos": "qos"}
-    words += [f"--{option}={resources[name]}" for name, option in options.items() if resources.get(name)]
+    arguments += [f"--{option}={resources[name]}" for name, option in options.items() if resources.get(name)]
     if resources.get("gpu"):
         model = f"{resources['gpu_model']}:" if resources.get("gpu_model") else ""
-        words.append(f"--gpus={model}{resources['gpu']}")
-    return words + shlex.split(str(resources.get("slurm_extra") or ""))
+        arguments.append(f"--gpus={model}{resources['gpu']}")
+    return arguments + shlex.split(str(resources.get("slurm_extra") or ""))
 
 
-def _explained(words: str, asked: Mapping[str, object], partitions: Mapping[str, Partition]) -> str:
-    """Return what to change for a refusal in Slurm's words."""
-    name = _partition_of(asked, partitions)
+def _explain(message: str, resources: Mapping[str, object], partitions: Mapping[str, Partition]) -> str:
+    """Turn a refusal by Slurm into a sentence that says what to change."""
+    name = _partition_of(resources, partitions)
     if name and name not in partitions:
         return f"this cluster has no partition {name!r}: name one of {', '.join(partitions)}"
-    if "account" in words.lower():
-        user, account = getpass.getuser(), asked.get("slurm_account")
+    if "account" in message.lower():
+        user, account = getpass.getuser(), resources.get("slurm_account")
         refused = (
             f"this cluster does not let {user} use the account {account!r}"
             if account
-            else f"this cluster wants an account, and {user} has none by default"
+            else f"this cluster requires an account, and {user} has no default account"
         )
         return f"{refused}: name one that `sacctmgr -s show user {user} format=account` lists"
-    if asked.get("gpu"):
-        kind = f"a GPU {asked['gpu_model']!r}" if asked.get("gpu_model") else "a GPU"
+    if resources.get("gpu"):
+        kind = f"a GPU {resources['gpu_model']!r}" if resources.get("gpu_model") else "a GPU"
         offers = "; ".join(f"{n} has {', '.join(sorted(p.gpus))}" for n, p in partitions.items() if p.gpus)
         return (
-            f"a job wants {kind}, and Slurm has none for it in the partition {name!r} "
-            f"({offers or 'no partition has any'}; it says: {words}): name another partition or model, or set the "
-            "device to cpu in the config"
+            f"a job requests {kind}, and Slurm has none for it in the partition {name!r} "
+            f"({offers or 'no partition has any'}; Slurm's message: {message}): name another partition or model, or "
+            "set the device to cpu in the config"
         )
-    gigabytes = float(str(asked.get("mem_mb") or 0)) / 1000
-    return f"Slurm refuses a job with {gigabytes:g} GB in the partition {name!r} ({words}): ask for less, or elsewhere"
+    gigabytes = float(str(resources.get("mem_mb") or 0)) / 1000
+    return (
+        f"Slurm refuses a job with {gigabytes:g} GB in the partition {name!r} ({message}): request less, or name "
+        "another partition"
+    )
