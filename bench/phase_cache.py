@@ -19,7 +19,14 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 N_PHASES, ROWS_PER_FILE, N_SHARDS, N_MEASURED = 69_000, 20, 64, 3
-SETTINGS = {"potential": "sevennet", "model": None, "engine": "per_cell", "block_size": 16, "n_shards": 64}
+SETTINGS = {
+    "potential": "sevennet",
+    "model": None,
+    "engine": "per_cell",
+    "block_size": 16,
+    "n_shards": 64,
+    "settle": {"max_rounds": 0},
+}
 
 JOB = """
 import json, sys
@@ -87,6 +94,7 @@ def run_job(checkout: Path, folder: Path, script: str, shard: int = 0, **output:
         "input": {"phases": str(folder / "phases.parquet")},
         "params": {
             "relax": SETTINGS,
+            "seed": 0,
             "n_shards": N_SHARDS,
             "phases_per_job": 8,
             "cache_dir": str(folder / "cache"),

@@ -3,30 +3,27 @@ import sys
 
 from hullseeker.data.checks import short_of_prompts, too_many_refused
 from hullseeker.potentials.registry import sources_of_env
+from hullseeker.workflow.job_requests import RULES_OF_DEVICE, rules_to_come
 from hullseeker.workflow.patches import (
     heed_sigterm_in_a_thread,
     keep_retries_at_checkpoints,
     mend_status_queries,
 )
 from hullseeker.workflow.preflight import (
+    missing_access,
     missing_base_model,
     missing_conda,
     missing_data,
+    missing_gpus,
+    missing_packages,
     missing_pins,
     missing_space,
+    missing_training_packages,
     missing_weights,
     other_gguf,
     refused_key,
     space_needed_gb,
     unbuilt,
-)
-from hullseeker.workflow.readiness import (
-    RULES_OF_DEVICE,
-    missing_access,
-    missing_gpus,
-    missing_packages,
-    missing_training_packages,
-    rules_to_come,
 )
 from hullseeker.workflow.slurm import (
     jobs_of_an_earlier_run,

@@ -255,6 +255,7 @@ checkpoint plan_phase_relaxations:
         phases_per_job=lookup("hull/phases_per_job", within=config),
         cache_dir=f"{CACHE}/relaxed_phases",
         weights=evaluator_weights,
+        seed=lookup("seed", within=config),
         code=lambda wc: [code("plan_phase_relaxations.py"), *evaluator_code(wc)],
     script:
         "../workflow_scripts/plan_phase_relaxations.py"
@@ -277,6 +278,7 @@ rule relax_phases:
         relax=lookup("{evaluator}", within=EVALUATORS),
         cache_dir=f"{CACHE}/relaxed_phases",
         weights=evaluator_weights,
+        seed=lookup("seed", within=config),
         code=lambda wc: [code("relax_phases.py"), *evaluator_code(wc)],
     script:
         "../workflow_scripts/relax_phases.py"

@@ -2,8 +2,12 @@
 # is one. Other rules use the profile's default-resources; its set-resources override both.
 from functools import partial
 
-from hullseeker.workflow.job_requests import gpu_job, names_of_gpus, per_attempt
-from hullseeker.workflow.readiness import rules_on_cpu
+from hullseeker.workflow.job_requests import (
+    gpu_job,
+    names_of_gpus,
+    per_attempt,
+    rules_on_cpu,
+)
 
 on_gpu = partial(
     gpu_job,

@@ -36,3 +36,15 @@ def relaxation_settings(**changes):
     from hullseeker.relaxation.per_cell import RelaxSettings
 
     return RelaxSettings.from_config(_defaults()["relax"] | changes)
+
+
+def settle_settings(**changes):
+    """Return the settings of settling in config.yaml, with changes."""
+    from hullseeker.relaxation.settling import SettleSettings
+
+    return SettleSettings.from_config({"settle": _defaults()["relax"]["settle"] | changes})
+
+
+def relax_section(**changes) -> dict:
+    """Return the section `relax` of config.yaml, as an evaluator has it, with changes."""
+    return {name: value for name, value in _defaults()["relax"].items() if name != "cross_check"} | changes

@@ -33,7 +33,7 @@ def main(snakemake) -> None:
         phases = read_table(snakemake.input.phases, "materials").select(NEEDED).to_pylist()
         rows = {row["structure_id"]: row for row in phases if not has_energy_of(row, evaluator)}
         ids = ids_by_content(rows.values())
-        cached = relaxation_cache(params.cache_dir, settings).load_table(ids)
+        cached = relaxation_cache(params.cache_dir, settings, params.seed).load_table(ids)
         cached_keys = set(cached.column(KEY).to_pylist())
         missing = [
             {KEY: key, "structure_ids": names, **{name: rows[names[0]][name] for name in COLUMNS}}

@@ -16,11 +16,11 @@ from hullseeker.tables.structures import to_atoms
 # At most this much work is lost if a job is killed.
 ROWS_PER_SAVE, SECONDS_PER_SAVE = 20, 60.0
 # Statuses stored in the cache. Other failures may be due to the machine, so they are tried again.
-KEPT_STATUSES = ("ok", "not_converged")
+KEPT_STATUSES = ("ok", "not_converged", "not_settled")
 
 
 def relax_each(
-    rows: Mapping[str, Mapping], cache: ContentCache, settings: Mapping, log, n_threads: int = 1
+    rows: Mapping[str, Mapping], cache: ContentCache, settings: Mapping, log, n_threads: int = 1, seed: int = 0
 ) -> dict[str, dict]:
     """Return the relaxed columns of rows by content key, from the cache where it has them.
 
@@ -37,16 +37,19 @@ def relax_each(
     from hullseeker.potentials.interface import load_potential
     from hullseeker.relaxation.per_cell import RelaxSettings
     from hullseeker.relaxation.relaxed_rows import relaxed_row
+    from hullseeker.relaxation.settling import SettleSettings, settle
 
     torch.set_num_threads(n_threads)
     potential = load_potential(*(settings.get(name) for name in SETTINGS_OF_LOADING))
     blocks = blocks_of_shard(list(rows), relaxation_block_size(settings), 0, 1)
     blocks = [missing for block in blocks if (missing := [key for key in block if key not in relaxed])]
     relax, method = load_engine(settings["engine"]), RelaxSettings.from_config(settings)
+    settling = SettleSettings.from_config(settings)
     unsaved: dict[str, dict] = {}
     last_saved = time.monotonic()
     for n, block in enumerate(progress(blocks, "relaxing competing phases"), start=1):
         outcomes = relax(potential, [to_atoms(rows[key]) for key in block], method)
+        outcomes = settle(relax, potential, outcomes, block, method, settling, seed)
         for key, outcome in zip(block, outcomes, strict=True):
             columns = relaxed_row(rows[key], outcome, method.symmetry_tolerance_ang)
             relaxed[key] = {**columns, "potential": potential.name}
@@ -65,8 +68,8 @@ def main(snakemake) -> None:
     settings, params = dict(snakemake.params.relax), snakemake.params
     with logging_to(snakemake.log[0], "relax_phases") as log:
         rows, metadata = read_job(snakemake.input.to_relax, int(snakemake.wildcards.shard))
-        cache = relaxation_cache(params.cache_dir, settings)
-        by_key = relax_each({row[KEY]: row for row in rows}, cache, settings, log, snakemake.threads)
+        cache = relaxation_cache(params.cache_dir, settings, params.seed)
+        by_key = relax_each({row[KEY]: row for row in rows}, cache, settings, log, snakemake.threads, params.seed)
         relaxed = [{**by_key[row[KEY]], "structure_id": name} for row in rows for name in row["structure_ids"]]
         # Record the inputs of the plan, whose file is not hashed here, since it holds the rows of all jobs.
         metadata = describe_run(settings) | {"inputs_sha256": metadata.get("inputs_sha256", "{}")}

@@ -8,6 +8,7 @@ from hullseeker.potentials.interface import load_potential
 from hullseeker.potentials.registry import SETTINGS_OF_LOADING
 from hullseeker.relaxation.per_cell import RelaxSettings
 from hullseeker.relaxation.relaxed_rows import relax_block
+from hullseeker.relaxation.settling import SettleSettings
 from hullseeker.runtime.logs import close_with_counts, logging_to, progress
 from hullseeker.runtime.provenance import describe_run
 from hullseeker.tables.parquet import read_table, write_table
@@ -26,7 +27,8 @@ def main(snakemake) -> None:
         relaxed = []
         for block in progress(blocks, f"relaxing {snakemake.wildcards.system}, shard {shard}"):
             noise = settings["rattle_ang"], snakemake.params.seed
-            relaxed += relax_block(potential, block, RelaxSettings.from_config(settings), settings["engine"], *noise)
+            method, settling = RelaxSettings.from_config(settings), SettleSettings.from_config(settings)
+            relaxed += relax_block(potential, block, method, settings["engine"], *noise, settling)
             log.info("%d of %d rows done", len(relaxed), sum(map(len, blocks)))
         write_table(snakemake.output[0], relaxed, "relaxed", describe_run(settings, [snakemake.input.structures]))
         close_with_counts(log, (row["status"] for row in relaxed), time.perf_counter() - started)

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "uma"))
 
 from tiny_checkpoint import write_tiny_checkpoint  # noqa: E402
 
-from configs import relaxation_settings  # noqa: E402
+from configs import relax_section, relaxation_settings  # noqa: E402
 from hullseeker.potentials.interface import load_potential  # noqa: E402
 from hullseeker.relaxation.engines import ENGINES  # noqa: E402
 from hullseeker.relaxation.per_cell import relax_batch  # noqa: E402
@@ -156,8 +156,7 @@ def test_the_rules_script_takes_the_engine(sevennet, rocksalt, copper):
 
 
 def test_competing_phases_take_the_engine(rocksalt, copper, tmp_path):
-    settings = {"potential": "sevennet", "model": None, "device": "cpu", "precision": "float32", "block_size": 2}
-    settings |= {"engine": "torch_sim", "optimizer": "lbfgs", "max_steps": 50}
+    settings = relax_section(block_size=2, engine="torch_sim", optimizer="lbfgs", max_steps=50)
     rows = {"a": rocksalt, "b": copper, "c": {**copper, "lattice_ang": [1.02 * x for x in copper["lattice_ang"]]}}
     cache = relaxation_cache(tmp_path, settings)
     found = relax_each(rows, cache, settings, logging.getLogger())

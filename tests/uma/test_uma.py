@@ -18,7 +18,7 @@ from fairchem.core.calculate.pretrained_mlip import _MODEL_CKPTS  # noqa: E402
 from tiny_checkpoint import N_ELEMENTS, write_tiny_checkpoint  # noqa: E402
 
 import hullseeker.potentials.uma  # noqa: E402
-from configs import relaxation_settings  # noqa: E402
+from configs import relax_section, relaxation_settings  # noqa: E402
 from hullseeker.potentials.interface import load_potential  # noqa: E402
 from hullseeker.potentials.registry import EVALUATORS  # noqa: E402
 from hullseeker.potentials.trained_elements import OMAT24  # noqa: E402
@@ -147,8 +147,7 @@ def test_the_rules_scripts_run_on_it(uma, checkpoint, rocksalt, copper, tmp_path
     assert [row["structure_id"] for row in relaxed] == ["a", "b"]
     assert {row["potential"] for row in relaxed} == {uma.name}
     assert {row["status"] for row in relaxed} <= {"ok", "not_converged"}
-    settings = {"potential": "uma", "model": str(checkpoint), "device": "cpu", "precision": "float32"}
-    settings |= {"engine": "per_cell", "max_steps": 50}
+    settings = relax_section(potential="uma", model=str(checkpoint), max_steps=50)
     cache = relaxation_cache(tmp_path, settings)
     found = relax_each({"key": copper}, cache, settings, logging.getLogger())
     assert found["key"]["potential"] == uma.name

@@ -12,8 +12,15 @@ from snakemake.resources import Resources
 
 from hullseeker.workflow import slurm as cluster
 from hullseeker.workflow.failed_jobs import failed_jobs, write_failed_jobs
-from hullseeker.workflow.job_requests import gpu_job, names_of_gpus, per_attempt
-from hullseeker.workflow.readiness import RULES_BEHIND, RULES_OF_DEVICE, rules_on_cpu, rules_to_come
+from hullseeker.workflow.job_requests import (
+    RULES_BEHIND,
+    RULES_OF_DEVICE,
+    gpu_job,
+    names_of_gpus,
+    per_attempt,
+    rules_on_cpu,
+    rules_to_come,
+)
 from hullseeker.workflow.slurm_requests import refused_requests
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from hullseeker.relaxation.engines import ENGINES, env_of
 from hullseeker.workflow.config_files import with_bases
 from hullseeker.workflow.config_schema import closed_schema, comments
 from hullseeker.workflow.configuration import ConfigError, apply_overlays, check_config
-from hullseeker.workflow.readiness import (
+from hullseeker.workflow.preflight import (
     has_gpu,
     missing_access,
     missing_gpus,
@@ -343,13 +343,13 @@ def test_a_token_file_is_a_login(no_login):
 
 
 def test_a_gpu_is_asked_for_by_rules_that_will_run(config, monkeypatch):
-    monkeypatch.setattr("hullseeker.workflow.readiness.has_gpu", lambda: False)
+    monkeypatch.setattr("hullseeker.workflow.preflight.has_gpu", lambda: False)
     config["relax"]["device"] = "cuda"
     (words,) = missing_gpus(config, {"relax_phases", "compute_hull"})
     assert "relax.device is 'cuda'" in words
     assert "relax.device: cpu" in words
     assert missing_gpus(config, {"compute_hull", "render_table1"}) == []
-    monkeypatch.setattr("hullseeker.workflow.readiness.has_gpu", lambda: True)
+    monkeypatch.setattr("hullseeker.workflow.preflight.has_gpu", lambda: True)
     assert missing_gpus(config, {"relax_phases"}) == []
 
 
@@ -366,7 +366,7 @@ def test_a_package_that_is_not_installed_is_named():
 
 def test_flash_attention_is_asked_for_by_rules_that_load_the_model(config, monkeypatch):
     config["base_model"]["attention"] = "flash_attention_2"
-    monkeypatch.setattr("hullseeker.workflow.readiness.find_spec", lambda _: None)
+    monkeypatch.setattr("hullseeker.workflow.preflight.find_spec", lambda _: None)
     (words,) = missing_training_packages(config, [], {"sample_structures"})
     assert words.endswith("flash-attn is not installed here; install it, or set base_model.attention: sdpa")
     assert missing_training_packages(config, [], {"compute_hull"}) == []

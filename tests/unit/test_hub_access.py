@@ -9,8 +9,7 @@ import fetch_base_model
 from hub_server import OTHER_TOKEN, PAGE, TOKEN, serving_hub
 from hullseeker.language_model.hub_access import is_hub_name, refusal_of_hub
 from hullseeker.runtime import http_requests as asking
-from hullseeker.workflow.preflight import missing_base_model
-from hullseeker.workflow.readiness import missing_access
+from hullseeker.workflow.preflight import missing_access, missing_base_model
 
 ROOT = Path(__file__).parents[2]
 NAMES = (

@@ -151,7 +151,7 @@ def test_a_job_reads_its_own_rows(tmp_path, rocksalt, copper):
     rows = [{KEY: "k", "structure_ids": ["a", "c"], **rocksalt}, {KEY: "l", "structure_ids": ["b"], **copper}]
     write_jobs(tmp_path / "to_relax.parquet", [rows[:1], rows[1:]], {"inputs_sha256": "{}"})
     assert [read_job(tmp_path / "to_relax.parquet", job)[0] for job in (0, 1)] == [rows[:1], rows[1:]]
-    with pytest.raises(TableError, match="no rows of job 2"):
+    with pytest.raises(TableError, match="no readable rows of job 2"):
         read_job(tmp_path / "to_relax.parquet", 2)
 
 
@@ -159,6 +159,9 @@ def test_the_cache_is_of_one_method(tmp_path):
     base = relaxation_cache(tmp_path, RELAX).folder
     assert relaxation_cache(tmp_path, RELAX | {"n_shards": 3, "block_size": 2, "batch_atoms": 9}).folder == base
     assert relaxation_cache(tmp_path, RELAX | {"max_steps": 31}).folder != base
+    assert relaxation_cache(tmp_path, RELAX, seed=7).folder == base
+    settled = RELAX | {"settle": RELAX["settle"] | {"max_rounds": 4}}
+    assert len({relaxation_cache(tmp_path, settled, seed).folder for seed in (0, 7)} | {base}) == 3
     assert relaxation_cache(tmp_path, RELAX | {"potential": "chgnet", "model": None}).folder != base
     weights = tmp_path / "weights.pth"
     folders = set()
@@ -218,7 +221,7 @@ def test_from_files_to_reference(tmp_path, rocksalt, copper):
         job = SimpleNamespace(
             input=SimpleNamespace(to_relax=tmp_path / "to_relax.parquet"),
             output=[shards[-1]],
-            params=SimpleNamespace(relax=RELAX, cache_dir=tmp_path / "cache"),
+            params=SimpleNamespace(relax=RELAX, cache_dir=tmp_path / "cache", seed=0),
             wildcards=SimpleNamespace(shard=str(shard)),
             threads=1,
             log=[tmp_path / "log"],
@@ -253,7 +256,7 @@ def plan(tmp_path, n_shards):
     job = SimpleNamespace(
         input=SimpleNamespace(phases=tmp_path / "needed.parquet"),
         output=SimpleNamespace(**{n: tmp_path / f"{n}.parquet" for n in ("plan", "to_relax", "known")}),
-        params=SimpleNamespace(relax=RELAX, n_shards=n_shards, phases_per_job=1, cache_dir=tmp_path / "cache"),
+        params=SimpleNamespace(relax=RELAX, n_shards=n_shards, phases_per_job=1, cache_dir=tmp_path / "cache", seed=0),
         log=[tmp_path / "log"],
     )
     plan_phase_relaxations.main(job)

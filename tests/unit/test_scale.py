@@ -19,7 +19,7 @@ from hullseeker.language_model.launching import Job, launch_command, run_trainin
 from hullseeker.language_model.scale import read_distributed_type, training_env
 from hullseeker.language_model.training import WriteManifest, claim_checkpoints, threads_of_process
 from hullseeker.workflow.configuration import ConfigError, check_config
-from hullseeker.workflow.readiness import missing_training_packages
+from hullseeker.workflow.preflight import missing_training_packages
 from processes_examples import job, settings_of
 from train_grpo import grpo_arguments, make_reward
 from train_sft import sft_arguments

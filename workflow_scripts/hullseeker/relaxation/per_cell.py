@@ -64,7 +64,10 @@ class RelaxSettings:
 
 @dataclass
 class Relaxation:
-    """Outcome of one relaxation; `cell` and the numbers are None if it failed."""
+    """Outcome of one relaxation; `cell` and the numbers are None if it failed.
+
+    The last three are set by settling alone: its energy evaluations, and where the relaxation first converged.
+    """
 
     status: str
     error: str | None = None
@@ -75,6 +78,9 @@ class Relaxation:
     max_stress_gpa: float | None = None
     n_steps: int = 0
     wall_time_s: float = 0.0
+    n_settling_evaluations: int = 0
+    plain_cell: Atoms | None = None
+    plain_energy_ev_per_atom: float | None = None
 
 
 def space_group_number(atoms: Atoms, tolerance_ang: float) -> int | None:

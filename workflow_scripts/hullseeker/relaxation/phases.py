@@ -38,11 +38,16 @@ def has_energy_of(row: Mapping, evaluator: str) -> bool:
     return row["energy_source"] == evaluator and row["energy_ev_per_atom"] is not None
 
 
-def relaxation_cache(folder: str | Path, settings: Mapping) -> ContentCache:
-    """Return the cache of relaxations with these settings; sharding, batch size and device do not matter."""
+def relaxation_cache(folder: str | Path, settings: Mapping, seed: int = 0) -> ContentCache:
+    """Return the cache of relaxations with these settings; sharding, batch size and device do not matter.
+
+    The seed matters only if phases are settled.
+    """
     # Phases start from minima and are not rattled.
-    unused = (*SETTINGS_OF_SHARDING, "batch_atoms", "device", "rattle_ang")
+    unused = (*SETTINGS_OF_SHARDING, "batch_atoms", "device", "rattle_ang", "settle")
     method = {name: value for name, value in settings.items() if name not in unused}
+    if settings["settle"]["max_rounds"]:
+        method |= {"settle": settings["settle"], "seed": seed}
     method |= {package: metadata.version(package) for package in ("ase", EVALUATORS[settings["potential"]].package)}
     evaluator = evaluator_name(settings)
     weights = Path(evaluator.partition(":")[2])

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from ase import Atoms
 
 from hullseeker.potentials.interface import Potential
 from hullseeker.relaxation.engines import load_engine
 from hullseeker.relaxation.per_cell import Relaxation, RelaxSettings, space_group_number
+from hullseeker.relaxation.settling import SettleSettings, displaced, settle
 from hullseeker.runtime.provenance import seed_for
 from hullseeker.tables.structures import from_atoms, has_structure, to_atoms
 
@@ -23,14 +23,7 @@ def rattled(row: Mapping, rattle_ang: float, seed: int) -> Atoms:
     The cell is strained by symmetric noise of std `rattle_ang` / volume^(1/3). The noise breaks all symmetries, which a
     relaxation would otherwise keep and so could end at a saddle point. It depends on the seed and the row's id only.
     """
-    atoms = to_atoms(row)
-    if rattle_ang > 0:
-        rng = np.random.default_rng(seed_for(seed, "relax_structures", row["structure_id"]))
-        noise = rng.normal(0.0, rattle_ang, atoms.positions.shape)
-        strain = rng.normal(0.0, rattle_ang / np.cbrt(atoms.get_volume()), (3, 3))
-        atoms.positions += noise
-        atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
-    return atoms
+    return displaced(to_atoms(row), rattle_ang, seed_for(seed, "relax_structures", row["structure_id"]))
 
 
 def relax_block(
@@ -40,11 +33,16 @@ def relax_block(
     engine: str = "per_cell",
     rattle_ang: float = 0.0,
     seed: int = 0,
+    settling: SettleSettings | None = None,
 ) -> list[dict]:
-    """Relax the rows of one block; rows without a structure get the status not_attempted."""
+    """Relax the rows of one block, and settle those that converge; rows without a structure get not_attempted."""
     attempted = [row for row in rows if has_structure(row)]
     cells = [rattled(row, rattle_ang, seed) for row in attempted]
-    outcomes = load_engine(engine)(potential, cells, settings)
+    relax = load_engine(engine)
+    outcomes = relax(potential, cells, settings)
+    if settling is not None:
+        names = [row["structure_id"] for row in attempted]
+        outcomes = settle(relax, potential, outcomes, names, settings, settling, seed)
     tolerance = settings.symmetry_tolerance_ang
     pairs = zip(attempted, outcomes, strict=True)
     relaxed = {row["structure_id"]: relaxed_row(row, outcome, tolerance) for row, outcome in pairs}
@@ -63,6 +61,7 @@ def relaxed_row(row: Mapping, outcome: Relaxation, symmetry_tolerance_ang: float
         "status": outcome.status,
         "error": outcome.error,
         "n_steps": outcome.n_steps,
+        "n_settling_evaluations": outcome.n_settling_evaluations,
         "wall_time_s": outcome.wall_time_s,
     }
     columns["initial_energy_ev_per_atom"] = outcome.initial_energy_ev_per_atom
@@ -76,4 +75,7 @@ def relaxed_row(row: Mapping, outcome: Relaxation, symmetry_tolerance_ang: float
         columns["volume_ratio"] = outcome.cell.get_volume() / initial.get_volume()
         columns["initial_space_group"] = space_group_number(initial, symmetry_tolerance_ang)
         columns["space_group"] = space_group_number(outcome.cell, symmetry_tolerance_ang)
+    if outcome.plain_cell is not None:
+        columns["plain_energy_ev_per_atom"] = outcome.plain_energy_ev_per_atom
+        columns["plain_space_group"] = space_group_number(outcome.plain_cell, symmetry_tolerance_ang)
     return columns

@@ -25,6 +25,7 @@ STATUSES = (
     "forces_exploded",
     "energy_out_of_range",
     "not_converged",
+    "not_settled",
     "no_reference",
     "match_failed",
     "energy_failed",
@@ -117,6 +118,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.field("n_steps", pa.int32()),
             pa.field("initial_space_group", pa.int32()),
             pa.field("space_group", pa.int32()),
+            # Of settled structures: the cost, and where the relaxation first converged; settling.py.
+            _optional("n_settling_evaluations", pa.int32()),
+            _optional("plain_energy_ev_per_atom", pa.float64()),
+            _optional("plain_space_group", pa.int32()),
             _required("potential", pa.string()),
         ]
     ),

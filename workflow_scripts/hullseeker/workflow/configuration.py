@@ -388,6 +388,11 @@ def _check_evaluator(key: str, relax: Mapping) -> list[str]:
             f"relax.keep_symmetry is true, but {key}.rattle_ang is {relax['rattle_ang']:g}, which breaks every "
             "symmetry; set one of them to its default"
         )
+    if relax["keep_symmetry"] and relax["settle"]["max_rounds"]:
+        problems.append(
+            f"relax.keep_symmetry is true, and relax.settle.max_rounds is {relax['settle']['max_rounds']}, which "
+            "breaks every symmetry; set one of them to its default"
+        )
     if relax["keep_symmetry"] and relax["engine"] == "torch_sim":
         problems.append(f"relax.keep_symmetry is true, which {key}.engine: torch_sim does not support; use per_cell")
     return problems

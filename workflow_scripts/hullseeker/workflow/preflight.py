@@ -1,7 +1,7 @@
 """Check within a minute, before any job is queued, that everything a run needs is available.
 
-Needs: the standard library. Nothing is downloaded, no heavy package is imported, and no secret is printed.
-slurm.py and slurm_requests.py check Slurm; readiness.py checks packages of the evaluators and the hub login.
+Needs: pyyaml. Nothing is downloaded, no heavy package is imported, and no secret is printed.
+slurm.py and slurm_requests.py check Slurm.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from hullseeker.language_model.hub_access import is_hub_name, problem_with_login, refusal_of_hub
 from hullseeker.language_model.hub_models import hub_cache, missing_in_model, offline, snapshot_of
 from hullseeker.language_model.model_check import unusable_model
-from hullseeker.runtime.credentials import KEY_VARIABLE, problem_with_secret
+from hullseeker.language_model.scale import read_distributed_type
+from hullseeker.potentials.registry import EVALUATORS
+from hullseeker.relaxation.engines import ENGINES, env_of
+from hullseeker.runtime.credentials import KEY_VARIABLE, hub_login, problem_with_secret
 from hullseeker.runtime.http_requests import is_refusal, send_request
+from hullseeker.workflow.job_requests import RULES_OF_DEVICE
 
 KEY_LENGTH = 32
 PAGE_TRIES = 3
@@ -75,8 +80,8 @@ def missing_base_model(path: str, must_answer: bool = True) -> list[str]:
     """
     if Path(path).is_dir():
         lacks = missing_in_model(Path(path))
-        problem = f"base_model.path is {path!r}, which lacks {', '.join(lacks)}; copy the model again"
-        return [problem] if lacks else unusable_model(path)
+        incomplete = f"base_model.path is {path!r}, which lacks {', '.join(lacks)}; copy the model again"
+        return [incomplete] if lacks else unusable_model(path)
     snapshot = snapshot_of(path)
     lacks = ["everything"] if snapshot is None else missing_in_model(snapshot)
     if not lacks:
@@ -213,3 +218,107 @@ def unbuilt(env_files: Iterable[Path], conda_prefix: str | Path) -> list[Path]:
         copy.read_text() for copy in Path(conda_prefix).glob("*.yaml") if copy.with_suffix(".env_setup_done").exists()
     }
     return [path for path in env_files if path.read_text() not in built]
+
+
+def missing_access(relax: Mapping) -> list[str]:
+    """Return why the hub would refuse the evaluator's weights; nothing if it grants access or none are needed."""
+    evaluator = EVALUATORS[relax["potential"]]
+    model, hub = relax["model"] or evaluator.default_model, evaluator.hub
+    if hub is None or model not in evaluator.models:
+        return []
+    file = hub.file.format(model=model)
+    repository = hub.cache_folder() / f"models--{hub.repository.replace('/', '--')}"
+    if any(path.is_file() for path in repository.glob(f"snapshots/*/{file}")):
+        problem = problem_with_login()
+        return [f"relax.model is {model!r}, a file of the hub, and {problem}"] if problem else []
+    not_cached = f"relax.model is {model!r}, whose weights are not yet in {hub.cache_folder()}"
+    if offline():
+        return [
+            f"{not_cached}, and HF_HUB_OFFLINE forbids to fetch them; unset it, or give a checkpoint file as "
+            "relax.model"
+        ]
+    if problem := problem_with_login():
+        return [f"{not_cached}, and {problem}"]
+    if not has_hub_login():
+        return [
+            f"{not_cached}, and the hub gives them only to accounts that accepted their licence; accept it at "
+            f"https://huggingface.co/{hub.repository} and log in with `hf auth login` or set HF_TOKEN, or give a file "
+            "as relax.model"
+        ]
+    refusal = refusal_of_hub(hub.repository, file, must_answer=False)
+    return [f"{not_cached}, and {refusal}; or give a checkpoint file as relax.model"] if refusal else []
+
+
+def has_hub_login() -> bool:
+    """Whether there is a hub token where huggingface_hub looks for one. Raises CredentialError if it is malformed."""
+    return hub_login() is not None
+
+
+def missing_packages(relax: Mapping) -> list[str]:
+    """Return the packages of the evaluator and its engine that this Python lacks, one line each."""
+    packages = {"potential": EVALUATORS[relax["potential"]].package, "engine": ENGINES[relax["engine"]].package}
+    env = env_of(relax["potential"], relax["engine"])
+    missing = []
+    for key, package in packages.items():
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            missing.append(
+                f"relax.{key} is {relax[key]!r}, but {package} is not installed here; run Snakemake with `--sdm conda` "
+                f"for envs/{env}, or install it"
+            )
+    return missing
+
+
+def missing_training_packages(config: Mapping, grpo: Collection[Mapping], rules: Collection[str]) -> list[str]:
+    """Return the packages that the trainings among these rules need and this Python lacks, one line each.
+
+    `grpo` has the settings of each GRPO training. flash-attn is needed by all rules that load a language model.
+    """
+    trainings = [("sft", config["sft"])] * ("train_sft" in rules)
+    trainings += [("grpo", settings) for settings in grpo] * ("train_grpo" in rules)
+    requirements = []
+    for key, settings in trainings:
+        engine = settings.get("rollouts", {}).get("engine", "transformers")
+        if engine != "transformers":
+            requirements.append((f"{key}.rollouts.engine is {engine!r}", "vllm"))
+        if settings["n_processes"] > 1 and read_distributed_type(settings["accelerate"]) == "DEEPSPEED":
+            requirements.append((f"{key}.accelerate is {settings['accelerate']!r}", "deepspeed"))
+    missing = []
+    attention = config["base_model"]["attention"]
+    loads_model = not set(rules).isdisjoint(RULES_OF_DEVICE["base_model.device"])
+    if loads_model and attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        missing.append(
+            "base_model.attention is 'flash_attention_2', but flash-attn is not installed here; install it, or set "
+            "base_model.attention: sdpa"
+        )
+    for setting, package in dict.fromkeys(requirements):
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            missing.append(
+                f"{setting}, but {package} is not installed here; run Snakemake with `--sdm conda` for envs/vllm.yaml, "
+                "or install it"
+            )
+    return missing
+
+
+def missing_gpus(config: Mapping, rules: Collection[str]) -> list[str]:
+    """Return a problem for each config key that requests a GPU for one of these rules on a machine without a GPU."""
+    if has_gpu():
+        return []
+    problems = []
+    for key, users in RULES_OF_DEVICE.items():
+        section, name = key.split(".")
+        if config[section][name].startswith("cuda") and not set(users).isdisjoint(rules):
+            problems.append(
+                f"{key} is {config[section][name]!r}, but this machine, where the jobs run, has no GPU; run them on "
+                f"one that has (--executor), or set {key}: cpu"
+            )
+    return problems
+
+
+def has_gpu() -> bool:
+    """Whether /dev has a GPU that torch uses as cuda: of NVIDIA, of AMD (kfd), or of Windows in WSL (dxg)."""
+    devices = Path("/dev")
+    return any(devices.glob("nvidia[0-9]*")) or any((devices / name).exists() for name in ("nvidiactl", "kfd", "dxg"))
