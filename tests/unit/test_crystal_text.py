@@ -125,7 +125,7 @@ def test_refusals_say_why(text, reason):
     assert reason in parsed.error
 
 
-@settings(max_examples=8000, **QUIET)
+@settings(max_examples=3000, **QUIET)
 @given(st.text(max_size=400))
 def test_any_text_is_answered(text):
     parse_quickly(text)
@@ -159,7 +159,7 @@ _WORD = st.one_of(
 )
 
 
-@settings(max_examples=8000, **QUIET)
+@settings(max_examples=3000, **QUIET)
 @given(st.lists(st.lists(_WORD, max_size=4).map(" ".join), max_size=12).map("\n".join))
 def test_nearly_right_text_is_answered(text):
     parsed = parse_quickly(text)
@@ -180,7 +180,7 @@ def crystals(draw):
     return {"lattice_ang": list(lattice.matrix.ravel()), "atomic_numbers": numbers, "frac_coords": coordinates}
 
 
-@settings(max_examples=4500, **QUIET)
+@settings(max_examples=2000, **QUIET)
 @given(crystals(), st.integers(0, 4), st.integers(0, 3), st.integers(1, 6))
 def test_what_is_written_is_read_and_written_again(row, length_decimals, angle_decimals, coordinate_decimals):
     form = text_format(

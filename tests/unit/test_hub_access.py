@@ -140,7 +140,7 @@ def test_a_hub_that_is_out_of_reach_is_no_refusal(hub, monkeypatch):
         hub.fault = lambda handler: handler.answer(status, body, **headers)
         assert missing_base_model("org/model", must_answer=False) == []
         (problem,) = missing_base_model("org/model")
-        assert "`snakemake prefetch` where there is a network brings it" in problem
+        assert "run `snakemake prefetch` where there is a network" in problem
         return problem.split(" does not answer from here ")[1].split(";")[0]
 
     assert answers(503) == "(status 503)"

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy._core import multiarray
 
+from hullseeker.runtime.package_index import download_wheel
 from hullseeker.runtime.provenance import sha256_of_file
-from hullseeker.runtime.wheels import download_wheel
 
 PACKAGE, VERSION = "fairchem-data-oc", "0.0.1"
 WHEEL_SHA256 = "ddb770e312a10c02c569600c26ff14ae3611c97f198701580772207c17398d42"

@@ -12,8 +12,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from hullseeker.runtime.package_index import download_wheel
 from hullseeker.runtime.provenance import sha256_of_file
-from hullseeker.runtime.wheels import download_wheel
 
 SCHEME = "pypi:"
 _PINNED = re.compile(r"pypi:([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.+!_-]*)")

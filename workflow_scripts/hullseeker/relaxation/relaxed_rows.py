@@ -62,6 +62,8 @@ def relaxed_row(row: Mapping, outcome: Relaxation, symmetry_tolerance_ang: float
         "error": outcome.error,
         "n_steps": outcome.n_steps,
         "n_settling_evaluations": outcome.n_settling_evaluations,
+        "plain_energy_ev_per_atom": outcome.plain_energy_ev_per_atom,
+        "plain_space_group": None,
         "wall_time_s": outcome.wall_time_s,
     }
     columns["initial_energy_ev_per_atom"] = outcome.initial_energy_ev_per_atom
@@ -76,6 +78,5 @@ def relaxed_row(row: Mapping, outcome: Relaxation, symmetry_tolerance_ang: float
         columns["initial_space_group"] = space_group_number(initial, symmetry_tolerance_ang)
         columns["space_group"] = space_group_number(outcome.cell, symmetry_tolerance_ang)
     if outcome.plain_cell is not None:
-        columns["plain_energy_ev_per_atom"] = outcome.plain_energy_ev_per_atom
         columns["plain_space_group"] = space_group_number(outcome.plain_cell, symmetry_tolerance_ang)
     return columns

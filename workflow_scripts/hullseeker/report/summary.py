@@ -57,5 +57,5 @@ def summary(folder: Path) -> str:
         paths.append(f"The report, for a browser: {report.resolve()}")
     parts = [side_by_side(folder, "table1"), side_by_side(folder, "table2")]
     if lines := lines_of_experiment(folder):
-        parts.append("\n".join(["Refused, left out or failed (the files list the reasons):", *lines]))
+        parts.append("\n".join(["Refused, left out or failed (reasons are in the listed files):", *lines]))
     return "\n\n".join([*parts, "\n".join(paths)])
