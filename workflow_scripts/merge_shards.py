@@ -28,7 +28,8 @@ def main(snakemake) -> None:
     schema = snakemake.params.schema
     with logging_to(snakemake.log[0], "merge_shards") as log:
         if snakemake.input.get("parent"):
-            expected = read_table(snakemake.input.parent, "samples").column("structure_id").to_pylist()
+            parent_schema = getattr(snakemake.params, "parent_schema", "samples")
+            expected = read_table(snakemake.input.parent, parent_schema).column("structure_id").to_pylist()
         else:
             expected = [f"{snakemake.wildcards.system}-{i:06d}" for i in range(snakemake.params.n_rows)]
         shards = [read_table(path, schema) for path in snakemake.input.shards]

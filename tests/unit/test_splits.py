@@ -16,10 +16,11 @@ import assess_novelty
 import check_splits
 import split_materials
 from check_splits import describe_leaks, find_leaks, is_leak
+from hullseeker.data.primitive_cells import fitting_columns
 from hullseeker.data.selection import rows_in_use
 from hullseeker.tables.parquet import read_table, write_table
 from hullseeker.tables.structures import from_structure, to_structure
-from split_materials import assign_splits, fill_splits, fitting_columns, group_of, stable_enough
+from split_materials import assign_splits, fill_splits, group_of, stable_enough
 
 GROUPS = st.dictionaries(st.text(min_size=1, max_size=6), st.integers(1, 3), max_size=40)
 
