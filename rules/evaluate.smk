@@ -1,6 +1,7 @@
 # Evaluate each sample (hull, matches, novelty, fingerprints, reward audit) and make the tables of results.
 STATISTICS = {
     "stable_below_ev_per_atom": config["hull"]["stable_below_ev_per_atom"],
+    "strict_below_ev_per_atom": config["hull"]["strict_below_ev_per_atom"],
     "n_bootstrap": config["statistics"]["n_bootstrap"],
 }
 

@@ -164,6 +164,10 @@ def test_rows():
     assert row["generated_e_above_hull_ev_per_atom"] == pytest.approx(0.3)
     assert row["formation_energy_ev_per_atom"] == pytest.approx(-1.7)
     assert row["decomposition"] == "1.000 NaCl"
+    assert row["plain_e_above_hull_ev_per_atom"] is None
+    settled = hull_row(hull, {**relaxed(), "plain_energy_ev_per_atom": -3.05})
+    assert settled["plain_e_above_hull_ev_per_atom"] == pytest.approx(-0.05)
+    assert settled["e_above_hull_ev_per_atom"] == pytest.approx(-0.2)
     assert hull_row(hull, relaxed(), "evaluator", -1.8)["status"] == "ok"
     hole = hull_row(hull, relaxed(), "evaluator", -1.6)
     assert hole["status"] == "energy_out_of_range"

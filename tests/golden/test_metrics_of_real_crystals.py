@@ -136,7 +136,7 @@ def test_stable_unique_novel(crystals):
         "hull": pd.DataFrame({"e_above_hull_ev_per_atom": e_hull, "unreliable": None}, index=ids),
         "novelty": pd.DataFrame(judged).set_index("structure_id"),
     }
-    settings = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 50}
+    settings = {"stable_below_ev_per_atom": 0.1, "strict_below_ev_per_atom": 0.02, "n_bootstrap": 50}
     found = row_of_system({"system": "s", "label": "S"}, frames, settings, seed=0)
     count = {"sun_pct": 0, "sun_on_hull_pct": 0}
     for energy, is_unique, is_novel in zip(e_hull, unique, novel, strict=True):

@@ -16,7 +16,7 @@ from hullseeker.tables.parquet import TableError, write_table
 from hullseeker.tables.results import paths_by_evaluator
 from make_cross_evaluator_table import main
 
-SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 500}
+SETTINGS = {"stable_below_ev_per_atom": 0.1, "strict_below_ev_per_atom": 0.02, "n_bootstrap": 500}
 SYSTEM = {"system": "sft", "label": "SFT"}
 RELAX = {
     "potential": "sevennet",

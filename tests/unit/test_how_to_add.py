@@ -94,7 +94,7 @@ def check_recipe(title: str, edited: set[str]) -> None:
 def test_a_table_1_metric(checkout, tmp_path):
     checkout.edit(
         f"{LIBRARY}/metrics/stability.py",
-        ('\n    "n_prompted",\n)', '\n    "n_prompted",\n    "relaxed_rate_pct",\n)'),
+        ('\n    "evaluations_per_stable",\n)', '\n    "evaluations_per_stable",\n    "relaxed_rate_pct",\n)'),
         (
             '        "unreliable_hull_pct": (100.0 * is_unreliable(hull), drawn),\n',
             '        "unreliable_hull_pct": (100.0 * is_unreliable(hull), drawn),\n'
@@ -112,7 +112,7 @@ def test_a_table_1_metric(checkout, tmp_path):
     check_recipe("a Table 1 metric", checkout.edited)
     tables = write_system(tmp_path, ROWS)
     table = {kind: tmp_path / f"table1.{kind}" for kind in ("csv", "parquet")}
-    settings = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 200}
+    settings = {"stable_below_ev_per_atom": 0.1, "strict_below_ev_per_atom": 0.02, "n_bootstrap": 200}
     checkout.run_script(
         "make_table1",
         input={name: str(tables[name]) for name in ("samples", "relaxed", "hull", "matches")},

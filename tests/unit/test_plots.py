@@ -15,7 +15,7 @@ import plot_training_curves
 from hullseeker.report.drawing import named
 from hullseeker.tables.parquet import TableError, write_table
 
-SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 1000}
+SETTINGS = {"stable_below_ev_per_atom": 0.1, "strict_below_ev_per_atom": 0.02, "n_bootstrap": 1000}
 
 SYSTEMS = [{"system": "sft", "label": "SFT"}, {"system": "none", "label": "Nothing"}]
 SALT = {
@@ -294,7 +294,11 @@ def test_captions_render_as_restructured_text(caption):
     jinja2, core = pytest.importorskip("jinja2"), pytest.importorskip("docutils.core")
     systems = {"base": {"label": "Base", "stages": []}, "mine": {"label": "Mine", "kind": "samples"}}
     systems["both"] = {"label": "Both", "stages": ["sft", "grpo"]}
-    config = {"experiment": "demo", "systems": systems, "hull": {"stable_below_ev_per_atom": 0.1}}
+    config = {
+        "experiment": "demo",
+        "systems": systems,
+        "hull": {"stable_below_ev_per_atom": 0.1, "strict_below_ev_per_atom": 0.02},
+    }
     config["relax"] = {"cross_check": [{"potential": "chgnet"}, {"potential": "uma", "rattle_ang": 0.1}]}
     params = SimpleNamespace(
         evaluator="sevennet 7net-0", evaluators={"sevennet": "sevennet 7net-0", "chgnet": "chgnet"}, n_replicates=2

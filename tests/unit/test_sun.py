@@ -11,7 +11,7 @@ from hullseeker.metrics.audit import row_of_system as audit_row
 from hullseeker.metrics.sun import row_of_system as sun_row
 
 SYSTEM = {"system": "rl", "label": "RL"}
-SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 200}
+SETTINGS = {"stable_below_ev_per_atom": 0.1, "strict_below_ev_per_atom": 0.02, "n_bootstrap": 200}
 
 
 def random_frames(seed, n):

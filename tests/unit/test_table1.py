@@ -21,7 +21,7 @@ WITHOUT_INTERVAL = {
     *("e_hull_q75_ev_per_atom", "e_hull_as_generated_median_ev_per_atom", "n_prompted"),
 }
 WITH_INTERVAL = [name for name in ORDER if name not in WITHOUT_INTERVAL]
-SETTINGS = {"stable_below_ev_per_atom": 0.1, "n_bootstrap": 1000}
+SETTINGS = {"stable_below_ev_per_atom": 0.1, "strict_below_ev_per_atom": 0.02, "n_bootstrap": 1000}
 SYSTEM = {"system": "sft", "label": "Qwen2.5 SFT"}
 CELL = {
     "lattice_ang": [4.0, 0, 0, 0, 4.0, 0, 0, 0, 4.0],
@@ -29,6 +29,7 @@ CELL = {
     "frac_coords": [0.0] * 3 + [0.5] * 3,
 }
 
+N_STEPS, N_SETTLING, SETTLED_BY = 9, 12, 0.06
 # prompt, formula (None: not parsed), relaxation, E_hull (None: no hull), matched, rmsd_norm, rmsd_ang
 ROWS = [
     ("NaCl", "NaCl", "ok", 0.05, True, 0.01, 0.03),
@@ -42,7 +43,7 @@ ROWS = [
 ]
 
 
-def write_system(folder, rows, marks=None):
+def write_system(folder, rows, marks=None, settled=False):
     """Write the tables of one system, `marks` in `unreliable` by row; return their paths by schema name."""
     tables = {name: [] for name in ("samples", "relaxed", "hull", "matches", "novelty", "fingerprints")}
     for i, (prompt, formula, relaxation, e_hull, matched, rmsd_norm, rmsd_ang) in enumerate(rows):
@@ -55,10 +56,13 @@ def write_system(folder, rows, marks=None):
             "status": "ok" if formula else "parse_failed",
         }
         tables["samples"].append(key | about | cell)
-        tables["relaxed"].append(key | outcome | {"potential": "p"} | (CELL if relaxation == "ok" else {}))
+        steps = {} if relaxation == "not_attempted" else {"n_steps": N_STEPS}
+        steps |= {"n_settling_evaluations": N_SETTLING} if relaxation == "ok" and settled else {}
+        tables["relaxed"].append(key | outcome | steps | {"potential": "p"} | (CELL if relaxation == "ok" else {}))
         hull = "no_reference" if relaxation == "ok" and e_hull is None else relaxation
         generated = None if e_hull is None else e_hull + 0.03
         e_hulls = {"e_above_hull_ev_per_atom": e_hull, "generated_e_above_hull_ev_per_atom": generated}
+        e_hulls["plain_e_above_hull_ev_per_atom"] = e_hull + SETTLED_BY if settled and e_hull is not None else None
         tables["hull"].append(key | outcome | {"status": hull, **e_hulls, "unreliable": (marks or {}).get(i)})
         tables["matches"].append(key | outcome | {"matched": matched, "rmsd_norm": rmsd_norm, "rmsd_ang": rmsd_ang})
         tables["novelty"].append(key | {"status": "ok" if formula else "not_attempted"})
@@ -68,8 +72,8 @@ def write_system(folder, rows, marks=None):
     return {name: folder / f"{name}.parquet" for name in tables}
 
 
-def row_of(folder, rows, seed=1, marks=None):
-    paths = write_system(folder, rows, marks)
+def row_of(folder, rows, seed=1, marks=None, settled=False):
+    paths = write_system(folder, rows, marks, settled)
     frames = read_system(**{name: paths[name] for name in ("samples", "relaxed", "hull", "matches")})
     return row_of_system(SYSTEM, frames, SETTINGS, seed)
 
@@ -95,8 +99,32 @@ def test_denominators(tmp_path):
     assert row["stability_rate_as_generated_pct"] == pytest.approx(100 * 1 / 8)
     assert row["e_hull_as_generated_median_ev_per_atom"] == pytest.approx(0.08)
     assert [row[f"unreliable_hull_pct{end}"] for end in ("", "_ci_low", "_ci_high")] == [0, 0, 0]
-    for name in WITH_INTERVAL[:-1]:
+    assert row["stability_rate_strict_pct"] == 0
+    # Six relaxations of nine steps for one stable sample of the prompted formula.
+    assert row["evaluations_per_stable"] == pytest.approx(6 * (N_STEPS + 1))
+    assert math.isnan(row["stability_rate_prompted_plain_pct"])
+    for name in set(WITH_INTERVAL) - {
+        *("unreliable_hull_pct", "stability_rate_strict_pct", "stability_rate_prompted_plain_pct"),
+        "evaluations_per_stable",
+    }:
         assert row[f"{name}_ci_low"] < row[name] < row[f"{name}_ci_high"]
+
+
+def test_settled_samples_are_judged_where_they_settled_and_their_cost_counts(tmp_path):
+    """One stable sample was above the limit where it first converged; one is strictly stable and as prompted."""
+    strictly = ("NaCl", "NaCl", "ok", 0.01, True, 0.01, 0.03)
+    row = row_of(tmp_path, [*ROWS, strictly], settled=True)
+    assert row["stability_rate_prompted_pct"] == pytest.approx(100 * 2 / 9)
+    assert row["stability_rate_prompted_plain_pct"] == pytest.approx(100 * 1 / 9)
+    assert row["stability_rate_strict_pct"] == pytest.approx(100 * 1 / 9)
+    # Seven relaxations, five of them settled, for two stable samples of the prompted formula.
+    assert row["evaluations_per_stable"] == pytest.approx((7 * (N_STEPS + 1) + 5 * N_SETTLING) / 2)
+    assert row["evaluations_per_stable_ci_low"] < row["evaluations_per_stable"] < row["evaluations_per_stable_ci_high"]
+
+
+def test_nothing_stable_has_no_yield(tmp_path):
+    row = row_of(tmp_path, [("NaCl", "NaCl", "ok", 0.3, True, 0.0, 0.0)] * 3)
+    assert math.isnan(row["evaluations_per_stable"])
 
 
 def test_a_sample_on_an_unreliable_hull_is_stable_in_no_rate(tmp_path):
@@ -119,7 +147,7 @@ def test_columns_and_order(tmp_path):
 
 def test_order_of_rows_does_not_matter(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    assert row_of(tmp_path / "a", ROWS) == pytest.approx(row_of(tmp_path / "b", ROWS[::-1]))
+    assert row_of(tmp_path / "a", ROWS) == pytest.approx(row_of(tmp_path / "b", ROWS[::-1]), nan_ok=True)
     assert row_of(tmp_path / "a", ROWS, seed=1) != row_of(tmp_path / "a", ROWS, seed=2)
 
 

@@ -3,7 +3,7 @@
 from hullseeker.report.titles import footnotes, lowest_trusted, titles_of_figures, titles_of_tables
 
 CONFIG = {
-    "hull": {"stable_below_ev_per_atom": 0.1, "reference": "evaluator"},
+    "hull": {"stable_below_ev_per_atom": 0.1, "strict_below_ev_per_atom": 0.02, "reference": "evaluator"},
     "table2": {"structure_validity": "paper", "composition_scaler": "train"},
     "replicates": 2,
 }

@@ -1,6 +1,9 @@
 """Language models on disk: the hub's cache, and whether a model in it is complete.
 
 Needs: the standard library.
+
+huggingface_hub is not used: it fixes the cache's folder when it is imported, and need not be installed beside
+Snakemake, where these checks run.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def measure(
     sorted by structure_id.
     """
     samples, drawn = frames["samples"], np.ones(len(frames["samples"]))
-    table1 = ratios_of_system(frames, settings["stable_below_ev_per_atom"])
+    table1 = ratios_of_system(frames, settings["stable_below_ev_per_atom"], settings["strict_below_ev_per_atom"])
     sun = shares_of_system(frames, settings["stable_below_ev_per_atom"])
     novelty = indicators(fingerprints, *splits, scaler, settings)
     ratios = {name: table1[name] for name in RATES}

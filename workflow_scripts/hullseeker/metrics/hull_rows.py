@@ -56,6 +56,7 @@ def hull_row(
     if relaxed["status"] != "ok":
         return row
     composition = composition_of(relaxed["atomic_numbers"])
+    plain_energy = relaxed.get("plain_energy_ev_per_atom")
     try:
         energy = comparable_energy(relaxed, relaxed["energy_ev_per_atom"], relaxed["potential"], reference)
     except ValueError as error:
@@ -82,6 +83,10 @@ def hull_row(
         "generated_e_above_hull_ev_per_atom": energy
         - point.energy_ev_per_atom
         + (relaxed["initial_energy_ev_per_atom"] - relaxed["energy_ev_per_atom"]),
+        # Energy above the hull where the relaxation first converged; null if the sample was not settled.
+        "plain_e_above_hull_ev_per_atom": None
+        if plain_energy is None
+        else e_above_hull + (plain_energy - relaxed["energy_ev_per_atom"]),
         "formation_energy_ev_per_atom": formation_energy,
         "decomposition": point.decomposition,
     }

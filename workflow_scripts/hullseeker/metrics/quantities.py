@@ -16,7 +16,8 @@ class Quantity:
     """One quantity of the tables.
 
     `name` is its heading without the unit; `better` is the direction of an improvement; `in_paper` is its column in
-    resources/paper_tables.csv; `column` is its column in the CSV if that differs from its key in QUANTITIES.
+    resources/paper_tables.csv; `column` is its column in the CSV if that differs from its key in QUANTITIES. A
+    quantity that is `only_if_known` is not printed where no system has a value.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Quantity:
     better: Literal["larger", "smaller", "neither"]
     in_paper: str = ""
     column: str = ""
+    only_if_known: bool = False
 
     @property
     def heading(self) -> str:
@@ -47,6 +49,11 @@ QUANTITIES = {
     "stability_rate_all_pct": Quantity("Stable, of all", "%", 2, "larger"),
     "stability_rate_prompted_pct": Quantity("Stable and as prompted, of all", "%", 2, "larger"),
     "stability_rate_as_generated_pct": Quantity("Stable before relaxation and as prompted, of all", "%", 2, "larger"),
+    "stability_rate_strict_pct": Quantity("Strictly stable and as prompted, of all", "%", 2, "larger"),
+    "stability_rate_prompted_plain_pct": Quantity(
+        "Stable and as prompted before settling, of all", "%", 2, "larger", only_if_known=True
+    ),
+    "evaluations_per_stable": Quantity("Energy evaluations per stable and prompted", "", 0, "smaller"),
     "formula_match_pct": Quantity("Formula as prompted, of all", "%", 2, "larger"),
     "parse_rate_pct": Quantity("Is a crystal, of all", "%", 2, "larger"),
     "match_rate_pct": Quantity("Relaxed matches generated", "%", 2, "larger", in_paper="match_rate_pct"),
@@ -108,6 +115,9 @@ PRINTED: dict[str, tuple[str, ...]] = {
         "stability_rate_pct",
         "stability_rate_all_pct",
         "stability_rate_prompted_pct",
+        "stability_rate_strict_pct",
+        "stability_rate_prompted_plain_pct",
+        "evaluations_per_stable",
         "stability_rate_as_generated_pct",
         "formula_match_pct",
         "parse_rate_pct",

@@ -37,6 +37,9 @@ ORDER = (
     "e_hull_as_generated_median_ev_per_atom",
     "unreliable_hull_pct",
     "n_prompted",
+    "stability_rate_strict_pct",
+    "stability_rate_prompted_plain_pct",
+    "evaluations_per_stable",
 )
 
 
@@ -71,7 +74,27 @@ def value_and_interval(
     return {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
 
 
-def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_atom: float) -> dict[str, tuple]:
+def energy_evaluations(relaxed: pd.DataFrame) -> np.ndarray:
+    """Return the energy evaluations of each relaxation (n,), failed ones too, settling included.
+
+    A relaxation evaluates the start and the structure after each step. One that ends before it has an energy counts 0.
+    """
+    n_steps = relaxed["n_steps"].fillna(0).to_numpy(float)
+    has_started = (n_steps > 0) | relaxed["initial_energy_ev_per_atom"].notna().to_numpy()
+    return np.where(has_started, n_steps + 1, 0.0) + relaxed["n_settling_evaluations"].fillna(0).to_numpy(float)
+
+
+def plain_stable(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_atom: float) -> np.ndarray:
+    """Return which samples (n,) are stable where their relaxation first converged; NaN where none was settled."""
+    hull, plain = frames["hull"], "plain_e_above_hull_ev_per_atom"
+    if hull[plain].isna().all():
+        return np.full(len(hull), np.nan)
+    return is_stable(hull, stable_below_ev_per_atom, plain).astype(float)
+
+
+def ratios_of_system(
+    frames: Mapping[str, pd.DataFrame], stable_below_ev_per_atom: float, strict_below_ev_per_atom: float
+) -> dict[str, tuple]:
     """Return every quantity with an interval as (numerator, denominator), each with one value per sample drawn.
 
     `frames` are the tables that `results.read_system` returns: samples, relaxed, hull, matches.
@@ -81,6 +104,8 @@ def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_ato
     relaxed = (frames["relaxed"]["status"] == "ok").to_numpy(float)
     e_hull = hull["e_above_hull_ev_per_atom"].to_numpy(float)
     stable = relaxed * is_stable(hull, stable_below_ev_per_atom)
+    strictly_stable = relaxed * is_stable(hull, strict_below_ev_per_atom)
+    stable_before_settling = plain_stable(frames, stable_below_ev_per_atom)
     as_generated = "generated_e_above_hull_ev_per_atom"
     stable_as_generated = relaxed * is_stable(hull, stable_below_ev_per_atom, as_generated)
     matched = relaxed * matches["matched"].eq(True).to_numpy(float)
@@ -102,12 +127,15 @@ def ratios_of_system(frames: Mapping[str, pd.DataFrame], stable_below_ev_per_ato
         "rmsd_norm": mean_of(matches["rmsd_norm"].to_numpy(float), matched),
         "stability_rate_as_generated_pct": (100 * stable_as_generated * matches_prompt, has_prompt),
         "unreliable_hull_pct": (100.0 * is_unreliable(hull), drawn),
+        "stability_rate_strict_pct": (100 * strictly_stable * matches_prompt, has_prompt),
+        "stability_rate_prompted_plain_pct": mean_of(100 * stable_before_settling * matches_prompt, has_prompt),
+        "evaluations_per_stable": (energy_evaluations(frames["relaxed"]), stable * matches_prompt),
     }
 
 
 def row_of_system(system: Mapping[str, str], frames: Mapping[str, pd.DataFrame], settings: Mapping, seed: int) -> dict:
     """Return one row of Table 1; NaN where no sample counts. The standard deviation divides by n − 1."""
-    ratios = ratios_of_system(frames, settings["stable_below_ev_per_atom"])
+    ratios = ratios_of_system(frames, settings["stable_below_ev_per_atom"], settings["strict_below_ev_per_atom"])
     e_hull, counted = ratios["e_hull_mean_ev_per_atom"]
     e_hull = np.sort(e_hull[counted > 0])
     as_generated = frames["hull"]["generated_e_above_hull_ev_per_atom"].dropna()

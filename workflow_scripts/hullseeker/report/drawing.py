@@ -1,6 +1,9 @@
 """Common appearance of the figures: matplotlib style, one colour per system, unit cells as balls and sticks.
 
 Needs: matplotlib, numpy, ase.
+
+Crystals are drawn here because ASE's `plot_atoms` draws balls without bonds, and pymatviz draws with plotly, which
+needs a browser to write a PDF or PNG.
 """
 
 from __future__ import annotations

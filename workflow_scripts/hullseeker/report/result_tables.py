@@ -80,7 +80,7 @@ def columns_of(
         quantities.insert(1, (FORMULA_MATCH, QUANTITIES[FORMULA_MATCH]))
     columns = [Column("label", "System", [(str(label), "") for label in frame["label"]])]
     for name, quantity in quantities:
-        if not is_printed(frame, name):
+        if not is_printed(frame, name) or (quantity.only_if_known and frame[name].isna().all()):
             continue
         cells = [cell(row, name, quantity.decimals) for row in frame.to_dict("records")]
         columns.append(Column(name, quantity.heading, cells))

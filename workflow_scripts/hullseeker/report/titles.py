@@ -93,8 +93,9 @@ def footnotes(
     return {
         **{
             table: [
-                f"Evaluator: {label}. {stable_on}",
+                f"Evaluator: {label}. {stable_on} Strictly: below {hull['strict_below_ev_per_atom']:g} eV/atom.",
                 "Of relaxed: samples whose relaxation converged. Of all: all samples drawn, failed ones included.",
+                "Energy evaluations: of all relaxations, failed ones included.",
                 *cdvae_note,
             ]
             for table, label in evaluator_of_table1.items()

@@ -136,6 +136,7 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "generated_e_above_hull_ev_per_atom",
                 "formation_energy_ev_per_atom",
             ),
+            _optional("plain_e_above_hull_ev_per_atom", pa.float64()),
             pa.field("decomposition", pa.string()),
             # Why E_hull is unreliable, null if it is reliable; see hull.py.
             _optional("unreliable", pa.string()),
