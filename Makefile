@@ -35,7 +35,7 @@ demo: $(VENV)/installed
 		$(SNAKEMAKE) --configfile experiments/demo.yaml --report results/demo/report.html
 	@$(BIN)/python workflow_scripts/print_results.py results/demo
 
-# Run test files in parallel, the slowest first; tests of one file share their results.
+# Run test files in parallel, the slowest first; the tests of a file share their results.
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests/integration tests/golden tests/unit -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
