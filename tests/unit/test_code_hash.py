@@ -139,7 +139,7 @@ def test_rules_say_which_table_they_name():
     blocks = [
         block for block in re.split(r"\n(?=\s*(?:use )?rule )", rules) if re.search(r"^\s+schema=", block, re.MULTILINE)
     ]
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     for block in blocks:
         (schema,) = re.findall(r'^\s+schema="(\w+)"', block, re.MULTILINE)
         assert re.search(rf'code\("\w+\.py", "{schema}"\)', block), block
