@@ -10,13 +10,13 @@ from hullseeker.language_model.crystal_text import TextFormat, parse_crystal
 from hullseeker.language_model.generation import (
     Completion,
     context_tokens,
+    load_to_sample,
     longest_prompt_that_fits,
     row_seed,
     sample_completions,
     sha256_of_prompts,
 )
 from hullseeker.language_model.prompts import prompts_of
-from hullseeker.language_model.training import load_to_sample
 from hullseeker.runtime.logs import close_with_counts, logging_to, progress
 from hullseeker.runtime.provenance import describe_run
 from hullseeker.tables.parquet import read_table, write_table

@@ -21,13 +21,12 @@ from configs import config_of, text_format
 from hullseeker.data.checks import short_of_prompts
 from hullseeker.language_model import training
 from hullseeker.language_model.crystal_text import make_prompt, parse_crystal
-from hullseeker.language_model.generation import as_conversation, end_tokens, load_language_model
+from hullseeker.language_model.generation import as_conversation, end_tokens, load_language_model, load_to_sample
 from hullseeker.language_model.prompts import prompts_of
 from hullseeker.language_model.training import (
     WriteManifest,
     claim_checkpoints,
     curve_rows,
-    load_to_sample,
     load_to_train,
     lora_config,
     relative_change,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from logging import Logger
 from pathlib import Path
@@ -18,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch  # noqa: E402
 from huggingface_hub import snapshot_download  # noqa: E402
 from huggingface_hub.errors import HFValidationError  # noqa: E402
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
 
 from hullseeker.language_model.hub_models import DOWNLOAD_PATTERNS, hub_cache  # noqa: E402
 from hullseeker.language_model.model_check import check_embeddings, existing_folder, mend_tokenizer, read_tokenizer  # noqa: E402
@@ -59,6 +59,16 @@ def load_language_model(
     model.generation_config.eos_token_id = [end_token, *others] if others else end_token
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.to(device), tokenizer
+
+
+def load_to_sample(start: str | Path, base: Mapping, is_trained: bool, log: Logger | None = None):
+    """Return model and tokenizer for sampling; a trained model is loaded in the precision in which it was saved."""
+    if not is_trained:
+        return load_language_model(start, base["device"], base["dtype"], base["attention"], log)
+    saved = AutoConfig.from_pretrained(str(start)).dtype or getattr(torch, base["dtype"])
+    # flash-attn has no kernel for float32.
+    attention = "sdpa" if saved == torch.float32 and base["attention"] == "flash_attention_2" else base["attention"]
+    return load_language_model(start, base["device"], str(saved).removeprefix("torch."), attention, log)
 
 
 def load_tokenizer(path: str | Path, log: Logger | None = None) -> PreTrainedTokenizerBase:

@@ -55,16 +55,6 @@ def keep_only_end_tokens(model) -> None:
     model.generation_config = GenerationConfig(**tokens)
 
 
-def load_to_sample(start: str | Path, base: Mapping, is_trained: bool, log: logging.Logger | None = None):
-    """Return model and tokenizer for sampling; a trained model is loaded in the precision in which it was saved."""
-    if not is_trained:
-        return load_language_model(start, base["device"], base["dtype"], base["attention"], log)
-    saved = AutoConfig.from_pretrained(str(start)).dtype or getattr(torch, base["dtype"])
-    # flash-attn has no kernel for float32.
-    attention = "sdpa" if saved == torch.float32 and base["attention"] == "flash_attention_2" else base["attention"]
-    return load_language_model(start, base["device"], str(saved).removeprefix("torch."), attention, log)
-
-
 def estimate(log, stage: str, settings: Mapping, base: Mapping, start: str | Path, prompt_tokens: int) -> None:
     """Log the estimated memory and time of a stage on this process's device; warn if there is no estimate."""
     try:
