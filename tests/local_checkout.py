@@ -1,5 +1,6 @@
 """Copy the repository, run Snakemake in the copy on this machine, and read its results."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -11,6 +12,9 @@ from fault_plan import FaultPlan
 from hullseeker.tables.parquet import read_table
 
 ROOT = Path(__file__).parents[1]
+# Checkouts in which experiments/test.yaml has run, by a hash of the files that the run depends on.
+FINISHED_RUNS = ROOT / ".pytest_cache" / "finished_runs"
+IRRELEVANT = {"tests", "docs", "bench", ".ci"}
 LOCAL = [sys.executable, "-m", "snakemake", "--cores", "2"]
 
 
@@ -72,6 +76,39 @@ def killed(folder: Path, faults: FaultPlan, *arguments: str, overlays: tuple[str
     assert process.returncode == -signal.SIGKILL, output[-6000:]
     run(folder, "--unlock")
     return output
+
+
+def _stored_run() -> Path:
+    """Return where a finished run of the present files is or will be stored."""
+    digest = hashlib.sha256()
+    for name in sorted(tracked_files()):
+        path = ROOT / name
+        if Path(name).parts[0] not in IRRELEVANT and path.is_file():
+            digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return FINISHED_RUNS / digest.hexdigest()[:16]
+
+
+def run_experiment(folder: Path) -> Path:
+    """Run the experiment in a new copy of the repository, and store the finished copy for other test targets."""
+    copy_repository(folder)
+    run(folder, "--quiet", "all")
+    stored = _stored_run()
+    shutil.rmtree(FINISHED_RUNS, ignore_errors=True)
+    stored.parent.mkdir(parents=True)
+    copying = stored.with_suffix(".part")
+    subprocess.run(["cp", "-a", str(folder), str(copying)], check=True)
+    copying.rename(stored)
+    return folder
+
+
+def finished_experiment(folder: Path) -> Path:
+    """Return a copy of the repository with the finished experiment: a stored one of the same files, or a new run."""
+    stored = _stored_run()
+    if not stored.is_dir():
+        return run_experiment(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-a", str(stored), str(folder)], check=True)
+    return folder
 
 
 def table(checkout: Path, name: str, schema: str) -> list[dict]:

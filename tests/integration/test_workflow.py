@@ -17,7 +17,7 @@ from hullseeker.data.selection import rows_in_use
 from hullseeker.language_model.crystal_text import parse_crystal
 from hullseeker.tables.parquet import read_table
 from hullseeker.tables.structures import reduced_formula, to_structure
-from local_checkout import copy_repository, finished, killed, planned_jobs, run, snakemake, table
+from local_checkout import finished, killed, planned_jobs, run, run_experiment, snakemake, table
 
 SYSTEMS = ("cdvae", "base", "sft", "rl", "sft_rl")
 N_SAMPLES = 8
@@ -26,9 +26,7 @@ N_SAMPLES = 8
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A copy of the repository, at a path with a space, in which the experiment has run."""
-    folder = copy_repository(tmp_path_factory.mktemp("a checkout") / "hullseeker")
-    run(folder, "--quiet", "all")
-    return folder
+    return run_experiment(tmp_path_factory.mktemp("a checkout") / "hullseeker")
 
 
 def result(checkout: Path, name: str) -> pd.DataFrame:

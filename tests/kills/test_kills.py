@@ -9,7 +9,7 @@ import pytest
 from fault_plan import FaultPlan
 from hullseeker.tables.parquet import read_table
 from hullseeker.tables.structures import content_key
-from local_checkout import copy_repository, killed, planned_jobs, run, snakemake, table
+from local_checkout import copy_repository, finished_experiment, killed, planned_jobs, run, snakemake, table
 
 RESULTS = Path("results") / "test"
 
@@ -17,9 +17,7 @@ RESULTS = Path("results") / "test"
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """A checkout in which the experiment has run without faults."""
-    folder = copy_repository(tmp_path_factory.mktemp("undisturbed") / "hullseeker")
-    run(folder, "--quiet", "all")
-    return folder
+    return finished_experiment(tmp_path_factory.mktemp("undisturbed") / "hullseeker")
 
 
 def tables_of(checkout: Path) -> dict[str, bytes]:
