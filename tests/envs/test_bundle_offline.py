@@ -33,7 +33,7 @@ def bundle(tmp_path_factory):
     checkout = copy_of_checkout(tmp_path_factory.mktemp("packed") / "hullseeker")
     reduce_lock(checkout)
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *WORDS, "bundle"], cwd=checkout, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "snakemake", "bundle", *WORDS], cwd=checkout, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return checkout / "results" / "bundles" / "test.tar"
