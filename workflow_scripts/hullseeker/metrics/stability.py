@@ -77,7 +77,8 @@ def value_and_interval(
 def energy_evaluations(relaxed: pd.DataFrame) -> np.ndarray:
     """Return the energy evaluations of each relaxation (n,), failed ones too, settling included.
 
-    A relaxation evaluates the start and the structure after each step. One that ends before it has an energy counts 0.
+    A relaxation evaluates the start and the structure after each step. One that fails without a step counts 0, and one
+    that fails in the move after an evaluation counts one too many: failures keep their number of steps only.
     """
     n_steps = relaxed["n_steps"].fillna(0).to_numpy(float)
     has_started = (n_steps > 0) | relaxed["initial_energy_ev_per_atom"].notna().to_numpy()
